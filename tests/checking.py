@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import vecdb
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from vecdb.checking import CheckedCollection, Problem
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.kv.environment import Environment
@@ -21,8 +21,7 @@ from vecdb.engine.runtime.catalog import catalog_environment
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_kind import MetadataReader
 from vecdb.engine.segments.segment import RowArrays, Segment, write_segment
-from vecdb.engine.store import layout
-from vecdb.engine.store import leases as pins
+from vecdb.engine.store import layout, leases
 from vecdb.engine.store.segment_table import SegmentEntry, in_place
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.files import file_lock
@@ -51,16 +50,16 @@ def fill(folder: Path) -> None:
         docs = database.create_collection("docs", DIM)
         docs.upsert(ids_of(0, 200), vectors_of(0, 200), [{"n": i} for i in range(200)])
         docs.delete(ids_of(0, 10))
-        seal_now(docs)
+        flush_now(docs)
         index_now(docs)
         docs.upsert(ids_of(200, 100), vectors_of(1, 100), request_id="r-3")
-        seal_now(docs)
+        flush_now(docs)
         docs.upsert(ids_of(300, 50), vectors_of(2, 50))
         docs.upsert(ids_of(30, 10), vectors_of(0, 200)[30:40], [{"n": -1}] * 10)
         docs.delete(["id-20", "id-21"])
         docs.delete(["id-310"], request_id="r-7")
         store = opened_of(docs).store
-        store.environment.transact(lambda transaction: pins.take_lease(store, transaction))
+        store.environment.transact(lambda transaction: leases.take_lease(store, transaction))
 
 
 def collection_folder(folder: Path) -> Path:
@@ -120,7 +119,7 @@ def put(folder: Path, database: str, key: bytes, payload: bytes | None) -> None:
         if payload is None:
             assert transaction.delete(key, db=handle)
         else:
-            transaction.put(key, layout.seal_value(key, payload), db=handle)
+            transaction.put(key, layout.pack_value(key, payload), db=handle)
 
     change(folder, write)
 
@@ -129,7 +128,7 @@ def get(folder: Path, database: str, key: bytes) -> bytes:
     """The payload of a value."""
     with opened_store(folder) as store, store.environment.read() as transaction:
         value = transaction.get(key, db=store.environment.database(database.encode()))
-        return bytes(layout.open_value(key, value, database))
+        return bytes(layout.unpack_value(key, value, database))
 
 
 def flip(folder: Path, database: str, key: bytes) -> None:

@@ -78,7 +78,7 @@ def surface(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """A function that has so many seconds pass for the leases of pins, and for nothing else.
+    """A function that lets so many seconds pass for snapshot leases, and for nothing else.
 
     A lease short enough to wait for would also end when a machine is busy for a moment.
     """

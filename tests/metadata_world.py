@@ -11,7 +11,7 @@ import numpy as np
 
 import vecdb
 from tests.filter_model import IDS, random_filter, random_metadata
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from vecdb.engine.segments.columns.column_part import COLUMNS
 from vecdb.engine.store.purging import purge_all
 from vecdb.engine.testing import opened_of
@@ -26,10 +26,14 @@ SEED = random.SystemRandom().randrange(2**32)
 class World:
     """A collection, and what it should hold."""
 
-    def __init__(self, folder: Path, draw: random.Random) -> None:
+    def __init__(
+        self, folder: Path, draw: random.Random, index_fields: list[str] | None = None
+    ) -> None:
         self.folder, self.draw = folder, draw
         self.database = vecdb.open(folder, indexer=False)
-        self.docs: Any = self.database.create_collection("docs", DIM, "euclidean")
+        self.docs: Any = self.database.create_collection(
+            "docs", DIM, "euclidean", index_fields=index_fields
+        )
         self.rows: dict[str, tuple[list[float], dict[str, Any]]] = {}
 
     def reopen(self) -> None:
@@ -86,5 +90,5 @@ class World:
     def index(self, rows: int = 150) -> None:
         """Write rows into a graph segment with columns."""
         self.write(rows)
-        seal_now(self.docs)
+        flush_now(self.docs)
         index_now(self.docs)

@@ -69,7 +69,7 @@ class Model:
             assert records.metadata[i] == self.rows[name][1]
 
 
-def seal_now(collection: Any) -> None:
+def flush_now(collection: Any) -> None:
     """Flush the memtable of an embedded collection in this process."""
     while not opened_of(collection).flush(1):  # The upkeep thread may be flushing already.
         time.sleep(0.01)

@@ -17,7 +17,7 @@ from typing import Any
 
 import vecdb
 from tests.checking import checked
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from tests.waiting import HANG_S
 from vecdb.checking import Problem
 from vecdb.engine.indexing.trimming import trim_tombstones
@@ -54,7 +54,7 @@ class Hand:
         return getattr(self.collection, method)(*arguments, **options)
 
     def flush(self) -> None:
-        seal_now(self.collection)
+        flush_now(self.collection)
 
     def index(self, rows_max: int) -> None:
         index_now(self.collection, rows_max)

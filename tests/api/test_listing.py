@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import seal_now
+from tests.model import flush_now
 from tests.places import override
 from vecdb.filters import parse_filter
 
@@ -227,7 +227,7 @@ def test_reads_and_writes_by_filter_do_not_depend_on_where_rows_are(database: An
         docs.set_metadata(filter={"n": {"$lt": 3}}, patch={"low": True})
         docs.delete(filter={"n": 5})
         if part < 2:
-            seal_now(docs)
+            flush_now(docs)
         model = {
             name: {**entry, "low": True} if entry["n"] < 3 else entry
             for name, entry in model.items()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from tests.serving import running_server
 from tests.waiting import eventually
 from vecdb_cli import command_line
@@ -27,7 +27,7 @@ def test_server_measures_and_stats_show_it(
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert_many([str(i) for i in range(ROWS)], rows())
-        seal_now(docs)
+        flush_now(docs)
         index_now(docs)
         assert docs.stats().recall_hour is None
     with (

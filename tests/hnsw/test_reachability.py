@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from vecdb.engine.hnsw import finishing
 from vecdb.engine.hnsw.builder import Builder, Space
 from vecdb.engine.hnsw.graph import Graph
@@ -105,7 +105,7 @@ def test_published_graphs_with_deletions_are_fully_reachable(metric: str, tmp_pa
             chosen = slice(300 * part, 300 * (part + 1))
             docs.upsert(names[chosen], rows[chosen])
             docs.delete(names[300 * part : 300 * part + 40])
-            seal_now(docs)
+            flush_now(docs)
             index_now(docs)
         assert {s.kind for s in docs.stats().segments} == {"graph"}
     assert vecdb.check(folder).problems == ()

@@ -11,7 +11,7 @@ import hnswlib
 import numpy as np
 import pytest
 
-from tests.model import indexer_of, seal_now
+from tests.model import flush_now, indexer_of
 from tests.places import override
 from vecdb.engine.hnsw.choice import Trial
 from vecdb.engine.hnsw.graph import BATCHES, HNSWLIB, HNSWLIB_BY_TRIAL
@@ -51,7 +51,7 @@ def rows_of(n: int, seed: int) -> Any:
 
 def add(docs: Any, start: int, n: int) -> None:
     docs.upsert(list(map(str, range(start, start + n))), rows_of(n, seed=start))
-    seal_now(docs)
+    flush_now(docs)
 
 
 def index(docs: Any) -> list[dict[str, object]]:

@@ -115,9 +115,9 @@ def test_empty_segments_cause_no_repeated_work() -> None:
 
 @pytest.mark.slow
 def test_trickle_after_a_bulk_load_does_not_rewrite_the_large_graph(tmp_path: Path) -> None:
-    count, few, seal_rows = 20_000, 400, 256
+    count, few, flush_rows = 20_000, 400, 256
     vectors = np.random.default_rng(5).normal(size=(count + few, 16)).astype(np.float32)
-    with vecdb.open(tmp_path / "data", seal_bytes=64 * seal_rows) as database:
+    with vecdb.open(tmp_path / "data", seal_bytes=64 * flush_rows) as database:
         docs = database.create_collection("docs", 16, M=8, ef_construction=40)
 
         def graphs_alone() -> Any:
@@ -127,10 +127,10 @@ def test_trickle_after_a_bulk_load_does_not_rewrite_the_large_graph(tmp_path: Pa
 
         docs.upsert_many(range(count), vectors[:count])
         (big,) = eventually(lambda: len(graphs_alone() or ()) == 1 and graphs_alone())
-        assert count - seal_rows <= big.rows <= count
+        assert count - flush_rows <= big.rows <= count
         for start in range(count, count + few, 100):
             docs.upsert(range(start, start + 100), vectors[start : start + 100])
-            eventually(lambda: docs.stats().unindexed_rows < seal_rows)
+            eventually(lambda: docs.stats().unindexed_rows < flush_rows)
         segments = eventually(graphs_alone)
         assert segments[0] == big and len(segments) > 1
         hits = docs.search(vectors[count : count + few], k=1)

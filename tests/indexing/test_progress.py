@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import seal_now
+from tests.model import flush_now
 from vecdb.engine.indexing.indexer import CollectionIndexer
 from vecdb.engine.indexing.progress import BuildProgress
 from vecdb.engine.testing import opened_of
@@ -106,7 +106,7 @@ def test_indexer_reports_the_rows_of_each_step(tmp_path: Path, count: int) -> No
         docs = database.create_collection("docs", 8)
         vectors = np.random.default_rng(1).normal(size=(count, 8)).astype(np.float32)
         docs.upsert_many([str(i) for i in range(count)], vectors)
-        seal_now(docs)
+        flush_now(docs)
         opened = opened_of(docs)
         indexer = CollectionIndexer(
             opened.store,

@@ -165,7 +165,7 @@ with vecdb.open(sys.argv[1], indexer=False) as database:
 """
 
 
-@pytest.mark.parametrize("point", ["import.claimed", "import.written", "import.published"])
+@pytest.mark.parametrize("point", ["import.reserved", "import.written", "import.published"])
 def test_killed_import_continues_when_repeated(point: str, tmp_path: Path) -> None:
     rows = vectors(300, 8)
     path = saved(tmp_path / "index", faiss_index("hnsw", rows))
@@ -183,7 +183,7 @@ def test_killed_import_continues_when_repeated(point: str, tmp_path: Path) -> No
         assert docs.stats().next_row == 300
 
 
-@pytest.mark.parametrize("point", ["import.claimed", "import.written"])
+@pytest.mark.parametrize("point", ["import.reserved", "import.written"])
 def test_full_disk_during_take_over_leaves_rows_and_no_reservation(
     point: str, database: Any, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from tests.places import override
 from tests.waiting import HANG_S, eventually
 from vecdb.engine.kernels import compiled as kernels
@@ -74,7 +74,7 @@ def test_search_that_waits_for_a_permit_can_be_cancelled(
         docs, pool = database.create_collection("docs", 8), runtime_of(database).pool
         vectors = rows(100)
         docs.upsert(names(100), vectors)
-        seal_now(docs)
+        flush_now(docs)
         index_now(docs)
         asked = vectors[:queries]
         before = docs.search(asked, k=3, exact=exact)
@@ -113,7 +113,7 @@ def test_walk_gets_a_permit_between_slices_of_a_scan(
         docs, pool = database.create_collection("docs", 8), runtime_of(database).pool
         vectors = rows(2_000)
         docs.upsert(names(2_000), vectors)
-        seal_now(docs)
+        flush_now(docs)
         index_now(docs)
         walks = []
 
@@ -157,7 +157,7 @@ def test_concurrent_sliced_scans_give_the_same_results(
         docs = database.create_collection("docs", 8)
         vectors = rows(3_000)
         docs.upsert(names(3_000), vectors)
-        seal_now(docs)
+        flush_now(docs)
         docs.upsert([f"fresh-{i}" for i in range(500)], vectors[:500])
 
         def answers() -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import vecdb
-from tests.model import Model, index_now, seal_now
+from tests.model import Model, flush_now, index_now
 from tests.waiting import eventually
 from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.testing import opened_of
@@ -33,7 +33,7 @@ def filled(folder: Path, rows: int = 600) -> tuple[Any, Model]:
         docs.upsert(*batch)
         model.upsert(*batch)
         if number < 2:
-            seal_now(docs)
+            flush_now(docs)
         if number == 0:
             index_now(docs)
     gone = [f"{number}-{i}" for number in range(3) for i in range(0, rows // 3, 5)]

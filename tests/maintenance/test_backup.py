@@ -2,7 +2,7 @@
 
 Writers in other processes continue during a backup and record their batches by seq; a restored
 collection must equal the recorded state at the backup's seq. Other tests stop the backup's process
-at critical points and change the folder meanwhile.
+at critical points and change the folder in between.
 """
 
 from __future__ import annotations
@@ -125,10 +125,10 @@ import numpy as np
 import vecdb
 from tests.maintenance.backups import NAMES, vectors_of
 
-folder, ledger, writer, indexer = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "1"
+folder, log, writer, indexer = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "1"
 chance = random.Random(writer)
 options = {"seal_bytes": 64 * 1024, "indexer": indexer}
-with vecdb.open(folder, **options) as database, open(ledger, "w") as out:
+with vecdb.open(folder, **options) as database, open(log, "w") as out:
     handles = [database.collection(name) for name in NAMES]
     number = 0
     print("ready", flush=True)
@@ -152,20 +152,20 @@ with vecdb.open(folder, **options) as database, open(ledger, "w") as out:
 class Writers:
     """Two processes that write to the same two collections until they are stopped."""
 
-    def __init__(self, folder: Path, ledgers: list[Path]) -> None:
-        self._ledgers = ledgers
+    def __init__(self, folder: Path, logs: list[Path]) -> None:
+        self._logs = logs
         stop = "def select_ready():\n    import select\n"
         stop += "    return select.select([sys.stdin], [], [], 0)[0]\n"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         self._children = [
             subprocess.Popen(
-                [sys.executable, "-c", stop + WRITER, folder, ledger, str(writer), str(writer)],
+                [sys.executable, "-c", stop + WRITER, folder, log, str(writer), str(writer)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 env=environment,
             )
-            for writer, ledger in enumerate(ledgers)
+            for writer, log in enumerate(logs)
         ]
         for child in self._children:
             assert child.stdout is not None
@@ -188,9 +188,7 @@ class Writers:
             assert child.stdin is not None
             child.stdin.close()
         assert [child.wait(HANG_S) for child in self._children] == [0, 0]
-        lines = [
-            json.loads(line) for path in self._ledgers for line in path.read_text().splitlines()
-        ]
+        lines = [json.loads(line) for path in self._logs for line in path.read_text().splitlines()]
         return sorted(lines, key=lambda line: line["seq"])
 
 
@@ -362,7 +360,7 @@ def test_backup_omits_reservations_leases_and_drafts(tmp_path: Path) -> None:
 
         def write(transaction: Any) -> None:
             lease = layout.pack_lease(layout.Lease(key, 1, 1, time.time_ns() + 10**12))
-            request = layout.seal_value(key, b"of somebody")
+            request = layout.pack_value(key, b"of somebody")
             for name, value in ((b"pins", lease), (b"requests", request)):
                 transaction.put(key, value, db=store.environment.database(name))
             retired = SegmentEntry("retired", 0, 1, 1, kind="flat")

@@ -34,7 +34,7 @@ from tests.checking import (
     put,
     vectors_of,
 )
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from tests.places import override, value_of
 from tests.waiting import HANG_S
 from vecdb.checking import NOTE
@@ -70,14 +70,14 @@ def flat_segments(database: Any) -> None:
     docs = database.create_collection("docs", DIM, "dot")
     for start in range(0, 300, 100):
         docs.upsert(ids_of(start, 100), vectors_of(start, 100), [{"n": 1}] * 100)
-        seal_now(docs)
+        flush_now(docs)
 
 
 def graphs(database: Any) -> None:
     docs = database.create_collection("docs", DIM)
     for start in range(0, 2_000, 500):
         docs.upsert(ids_of(start, 500), vectors_of(start, 500))
-        seal_now(docs)
+        flush_now(docs)
         index_now(docs, rows_max=1_000)
 
 
@@ -87,14 +87,14 @@ def updates_and_deletes(database: Any) -> None:
         docs.upsert(ids_of(50 * seed, 200), vectors_of(seed, 200), [{"seed": seed}] * 200)
         docs.delete(ids_of(75 * seed, 30))
         if seed % 2:
-            seal_now(docs)
+            flush_now(docs)
             index_now(docs)
 
 
 def everything_deleted(database: Any) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert(ids_of(0, 100), vectors_of(0, 100))
-    seal_now(docs)
+    flush_now(docs)
     docs.delete(ids_of(0, 100))
     index_now(docs)
 
@@ -111,7 +111,7 @@ def identical_vectors(database: Any) -> None:
     same = np.repeat(vectors_of(0, 3), 200, axis=0)
     docs.upsert(ids_of(0, 600), same)
     docs.upsert(ids_of(600, 300), vectors_of(1, 300))
-    seal_now(docs)
+    flush_now(docs)
     index_now(docs)
 
 
@@ -125,7 +125,7 @@ def unicode_and_long(database: Any) -> None:
     docs = database.create_collection("docs", 700)
     names = ["é" * 250, "日本", "0", " "]
     docs.upsert(names, vectors_of(0, 4, 700), [{"text": "x" * 60_000}, None, {"é": [1]}, {}])
-    seal_now(docs)
+    flush_now(docs)
     index_now(docs)
 
 
@@ -324,7 +324,7 @@ def two(tmp_path: Path) -> Path:
     with vecdb.open(folder, indexer=False) as database:
         other = database.create_collection("other", DIM)
         other.upsert(ids_of(0, 100), vectors_of(0, 100))
-        seal_now(other)
+        flush_now(other)
     return folder
 
 

@@ -57,8 +57,8 @@ def test_create_whose_commit_failed_can_be_retried(database: Any, commit: int, a
 
 def test_create_that_could_not_be_undone_is_undone_by_the_next_create(database: Any) -> None:
     # The third commit sets it to "ready", and the commit that would undo it fails too.
-    failpoints.arm("create.made=EIO,commit.begin=EIO:3")
-    with pytest.raises(vecdb.UnavailableError, match=r"create\.made"):
+    failpoints.arm("create.folder=EIO,commit.begin=EIO:3")
+    with pytest.raises(vecdb.UnavailableError, match=r"create\.folder"):
         database.create_collection("docs", DIM)
     assert database.list_collections() == []
     use(database)

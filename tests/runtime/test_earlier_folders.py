@@ -15,7 +15,7 @@ import pytest
 
 import vecdb
 from tests.checking import checked
-from tests.model import Model, index_now, recall, seal_now
+from tests.model import Model, flush_now, index_now, recall
 from vecdb.engine.segments.segment import Segment, write_segment
 from vecdb.engine.store.layout import row_key
 from vecdb.engine.store.segment_table import in_place
@@ -97,7 +97,7 @@ def test_earlier_folder_takes_writes_flushes_and_graphs(earlier: Earlier, name: 
         assert receipt.seq == earlier.expected[name]["seq"] + 1
         model.upsert(ids, new, [{"new": i} for i in range(30)])
         assert docs.delete(ids[:3]).count == model.delete(ids[:3])
-        seal_now(docs)
+        flush_now(docs)
         index_now(docs)
         assert [s.kind for s in docs.stats().segments] == ["graph"]
         for query in earlier.arrays[name]["queries"]:

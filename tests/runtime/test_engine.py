@@ -16,7 +16,7 @@ import pytest
 
 import vecdb
 from tests.checking import checked
-from tests.model import Model, index_now, indexer_of, seal_now
+from tests.model import Model, flush_now, index_now, indexer_of
 from tests.places import override, value_of
 from tests.waiting import HANG_S, NEVER_S, eventually
 from vecdb.engine.segments import lifecycle as publication
@@ -67,7 +67,7 @@ def test_segment_lifecycle_from_reservation_to_removal(database: Any) -> None:
     )
     assert entries_of(docs) == {}
 
-    seal_now(docs)
+    flush_now(docs)
     index_now(docs)
     (number,) = entries_of(docs)
     entry = entries_of(docs)[number]
@@ -94,7 +94,7 @@ def test_segment_whose_files_cannot_be_unlinked_is_retried(
         taken = publication.reserve(opened.store, publication.GRAPH_LOCK, 0, 50)
         (segments / str(taken.number)).mkdir()
         publication.discard_reservations(opened.store, segments, publication.GRAPH_LOCK)
-        seal_now(docs)
+        flush_now(docs)
         index_now(docs)
         states = {number: entry.state for number, entry in entries_of(docs).items()}
         assert list(states.values()) == ["retired", "retired", "published"]
@@ -113,7 +113,7 @@ def test_segment_whose_files_cannot_be_unlinked_is_retried(
 def test_publish_of_a_changed_interval_is_refused(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
-    seal_now(docs)
+    flush_now(docs)
     store = opened_of(docs).store
     before = entries_of(docs)
     for first, end in ((0, 50), (50, 100), (10, 110), (100, 130)):
@@ -129,7 +129,7 @@ def test_lost_segment_is_served_from_the_store_and_rebuilt(database: Any) -> Non
     vectors = rows(200)
     docs.upsert(names(200), vectors)
     model.upsert(names(200), vectors, None)
-    seal_now(docs)
+    flush_now(docs)
     index_now(docs)
     (number,) = entries_of(docs)
     shutil.rmtree(opened_of(docs).folder / "segments" / str(number))
@@ -149,7 +149,7 @@ def test_lost_segment_is_served_from_the_store_and_rebuilt(database: Any) -> Non
 def test_indexer_whose_folder_was_deleted_ends(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(200), rows(200))
-    seal_now(docs)
+    flush_now(docs)
     indexer = indexer_of(docs)
     snapshot_of_indexer(indexer)
     shutil.rmtree(opened_of(docs).folder)
@@ -165,7 +165,7 @@ def test_indexer_whose_folder_was_deleted_ends(database: Any) -> None:
 def test_damaged_segment_is_detected(database: Any, file: str, damage: str) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(50), rows(50))
-    seal_now(docs)
+    flush_now(docs)
     index_now(docs)
     (number,) = entries_of(docs)
     folder = opened_of(docs).folder / "segments" / str(number)
@@ -210,7 +210,7 @@ def test_segment_opens_while_the_python_parser_fails(
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     monkeypatch.setattr(ast, "parse", fail)
-    seal_now(docs)
+    flush_now(docs)
     index_now(docs)
     assert [entry.state for entry in entries_of(docs).values()] == ["published"]
     assert len(docs.search(rows(1)[0], k=100).ids) == 100
@@ -219,7 +219,7 @@ def test_segment_opens_while_the_python_parser_fails(
 def test_segment_of_another_collection_is_refused(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(50), rows(50))
-    seal_now(docs)
+    flush_now(docs)
     (number,) = entries_of(docs)
     folder = opened_of(docs).folder / "segments" / str(number)
     with pytest.raises(SegmentDamagedError, match="belongs to"):
@@ -236,7 +236,7 @@ def test_merge_of_flat_and_graph_segments_keeps_rows_in_order(database: Any) -> 
         vectors[:5] = twin
         docs.upsert(names(size, 1000 * part), vectors)
         model.upsert(names(size, 1000 * part), vectors, None)
-        seal_now(docs)
+        flush_now(docs)
     middle = sorted(entries_of(docs).items(), key=lambda item: item[1].first_row)[1]
     indexer = indexer_of(docs, 400)
     snapshot = snapshot_of_indexer(indexer)
@@ -256,7 +256,7 @@ def test_merge_of_flat_and_graph_segments_keeps_rows_in_order(database: Any) -> 
         more = rows(30)
         docs.upsert(names(30, 5000), more)
         model.upsert(names(30, 5000), more, None)
-        seal_now(docs)
+        flush_now(docs)
 
 
 @pytest.mark.slow
@@ -295,7 +295,7 @@ def test_close_does_not_wait_for_a_process_stopped_during_its_flush(
     """The indexer skips the collection, and ends when requested."""
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
-    seal_now(docs)
+    flush_now(docs)
     override(monkeypatch, "flush_wait_s_max", NEVER_S if stops else 0.3)
     asked: list[bool] = []
 
@@ -321,7 +321,7 @@ def test_join_of_a_damaged_segment_reads_the_store_instead(tmp_path: Path) -> No
         vectors = rows(300)
         for i in range(12):
             docs.upsert(names(20, 20 * i), vectors[20 * i : 20 * i + 20])
-            seal_now(docs)
+            flush_now(docs)
         folder = opened_of(docs).folder / "segments"
         for entry in folder.iterdir():
             path = entry / "vectors.npy"
@@ -330,7 +330,7 @@ def test_join_of_a_damaged_segment_reads_the_store_instead(tmp_path: Path) -> No
             path.write_bytes(raw)
         for i in range(12, 15):
             docs.upsert(names(20, 20 * i), vectors[20 * i : 20 * i + 20])
-            seal_now(docs)
+            flush_now(docs)
         for hits in opened_of(docs).snapshots.snapshot().segments:
             if hits.segment is not None and hits.number > 12:
                 hits.segment.verify()
@@ -341,7 +341,7 @@ def test_join_of_a_damaged_segment_reads_the_store_instead(tmp_path: Path) -> No
 def test_drafts_of_a_killed_indexer_are_removed(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(50), rows(50))
-    seal_now(docs)
+    flush_now(docs)
     draft = opened_of(docs).folder / "graph-abc.hnsw"
     draft.write_bytes(b"half a graph")
     index_now(docs)
@@ -398,7 +398,7 @@ def test_damaged_collection_does_not_block_graphs_of_others(tmp_path: Path) -> N
             with transaction.cursor(environment.database(b"segments")) as cursor:
                 cursor.put(layout.row_key(99), b"not what it should be")
 
-        seal_now(bad)
+        flush_now(bad)
         environment.transact(damage)
         runtime_of(database).wake_indexer(opened_of(bad).id)
         assert good.optimize(timeout_s=HANG_S).unindexed_rows == 0
@@ -665,7 +665,7 @@ def test_block_with_gaps_unpacks() -> None:
         + (3).to_bytes(4, "little")
         + (1).to_bytes(4, "little")
     )
-    value = layout.seal_value(key, vectors.tobytes() + tail)
+    value = layout.pack_value(key, vectors.tobytes() + tail)
     found_rows, found = layout.unpack_block(key, value, 8)
     assert found_rows.tolist() == [100, 104, 109]
     assert found.tobytes() == vectors.tobytes()

@@ -246,7 +246,7 @@ def set_name(folder: Path, collection_id: str, name: bytes | None) -> None:
         if name is None:
             transaction.delete(NAME_KEY, db=meta)
         else:
-            transaction.put(NAME_KEY, layout.seal_value(NAME_KEY, name), db=meta)
+            transaction.put(NAME_KEY, layout.pack_value(NAME_KEY, name), db=meta)
 
     environment.transact(write)
     environment.close()

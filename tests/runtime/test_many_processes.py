@@ -131,7 +131,7 @@ def test_build_that_runs_out_of_memory_is_retried(tmp_path: Path, children: list
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["graph.claimed", "segment.arrays"])
+@pytest.mark.parametrize("point", ["graph.reserved", "segment.arrays"])
 def test_build_that_crashes_repeatedly_backs_off(
     tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
@@ -170,13 +170,13 @@ def test_graph_jobs_of_two_processes_never_overlap(tmp_path: Path, children: lis
         vecdb.connect(server.address) as client,
     ):
         docs = database.create_collection("docs", DIM)
-        remote, claims, kills, stop = client.collection("docs"), [], [0], threading.Event()
+        remote, reservations, kills, stop = client.collection("docs"), [], [0], threading.Event()
 
         def watch() -> None:
             while not stop.is_set():
                 states = [e for e in entries_of(docs).values() if e.state == "claimed"]
-                claims.append(sum(e.lock == "graph" for e in states))
-                if claims[-1] and chance.random() < 0.2:
+                reservations.append(sum(e.lock == "graph" for e in states))
+                if reservations[-1] and chance.random() < 0.2:
                     for pid in indexers_of(folder)[:1]:
                         os.kill(pid, signal.SIGKILL)
                         kills[0] += 1
@@ -193,7 +193,7 @@ def test_graph_jobs_of_two_processes_never_overlap(tmp_path: Path, children: lis
         finally:
             stop.set()
             watcher.join()
-        assert max(claims) == 1
+        assert max(reservations) == 1
         assert remote.optimize(timeout_s=HANG_S).unindexed_rows == 0
         assert docs.count() == remote.count() == 1000 * min(i, 10)
         assert docs.search(rows(1000, i - 1)[5], k=1).ids == [f"row-{1000 * ((i - 1) % 10) + 5}"]

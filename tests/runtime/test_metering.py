@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from tests.places import override, value_of
 from tests.waiting import eventually
 from vecdb.engine.runtime.metering import Metering
@@ -28,7 +28,7 @@ def vectors(count: int, seed: int = 7) -> np.ndarray:
 def filled(database: Any, name: str) -> Any:
     docs = database.create_collection(name, DIM)
     docs.upsert_many([str(i) for i in range(ROWS)], vectors(ROWS))
-    seal_now(docs)
+    flush_now(docs)
     index_now(docs)
     return docs
 

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import seal_now
+from tests.model import flush_now
 from tests.places import override, value_of
 from tests.serving import free_port, running_server, running_server_at, wait_until_ready
 from tests.waiting import HANG_S, eventually
@@ -350,7 +350,7 @@ def test_files_of_a_dropped_collection_are_not_reported_as_lost(
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(["a", "b"], rows(2))
-        seal_now(docs)
+        flush_now(docs)
         opened = opened_of(docs)
         (segment,) = [s.segment for s in opened.snapshots.snapshot().segments]
         segment.verified = False

@@ -12,7 +12,7 @@ import pytest
 
 from tests.checking import checked
 from tests.metadata_world import SEED, World
-from tests.model import index_now, indexer_of, seal_now
+from tests.model import flush_now, index_now, indexer_of
 from tests.places import override
 from tests.second_process import SecondProcess
 from vecdb.engine.segments.columns.column_part import COLUMNS
@@ -30,7 +30,7 @@ def test_random_operations(world: World) -> None:
     draw = world.draw
     for _ in range(3):
         world.write(60)
-        seal_now(world.docs)
+        flush_now(world.docs)
     index_now(world.docs)
     seen = 0
     for _ in range(25):
@@ -40,7 +40,7 @@ def test_random_operations(world: World) -> None:
                 lambda: world.change(draw.randrange(20)),
                 lambda: world.change(3),
                 lambda: world.delete(draw.randrange(10)),
-                lambda: seal_now(world.docs),
+                lambda: flush_now(world.docs),
                 lambda: index_now(world.docs, 200),
                 world.purge,
                 world.reopen,

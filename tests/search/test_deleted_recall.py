@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import index_now, recall, seal_now
+from tests.model import flush_now, index_now, recall
 from tests.serving import running_server
 from vecdb.types import SearchInfo
 
@@ -30,7 +30,7 @@ def names_of(rows: Any) -> list[str]:
 def filled(database: Any, name: str, metric: str, rows: Any, vectors: np.ndarray) -> Any:
     docs = database.create_collection(name, vectors.shape[1], metric)
     docs.upsert_many(names_of(rows), vectors[rows])
-    seal_now(docs)
+    flush_now(docs)
     index_now(docs)
     assert [s.kind for s in docs.stats().segments] == ["graph"]
     return docs
@@ -102,7 +102,7 @@ def test_k_above_the_live_rows_returns_all_of_them_once(tmp_path: Path, metric: 
         now = vectors.copy()
         now[moved] = rng.standard_normal((len(moved), DIM), dtype=np.float32)
         docs.upsert_many(names_of(moved), now[moved])
-        seal_now(docs)
+        flush_now(docs)
         assert [s.kind for s in docs.stats().segments] == ["graph", "flat"]
         for queries in vectors[moved[:QUERIES]], now[moved[:QUERIES]]:
             assert measured(docs, queries, 10) >= 0.97

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import index_now, recall, seal_now
+from tests.model import flush_now, index_now, recall
 from tests.serving import running_server
 from vecdb.types import Hits
 
@@ -51,7 +51,7 @@ class Filled:
         ):
             self._write(range(first, last))
             if state:
-                seal_now(docs)
+                flush_now(docs)
             if state == 2:
                 index_now(docs, 700)
         kinds = sorted(segment.kind for segment in docs.stats().segments)
@@ -211,7 +211,7 @@ def large(request: Any, tmp_path_factory: Any) -> Iterator[tuple[Any, np.ndarray
                 some = slice(start, min(last, start + 1_000))
                 docs.upsert(names[some], vectors[some], metadata[some])
             if last < rows:
-                seal_now(docs)
+                flush_now(docs)
                 index_now(docs, 10_500)
         assert [segment.kind for segment in docs.stats().segments] == ["graph", "graph"]
         docs.delete(names[::9])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import distances, index_now, seal_now
+from tests.model import distances, flush_now, index_now
 from tests.serving import running_server
 from vecdb.errors import DeadlineExceededError, InvalidArgumentError
 from vecdb.reasons import Reason
@@ -54,10 +54,10 @@ class Oracle:
             docs.upsert(names, self.vectors[first:end], self.metadata[first:end])
 
         write(0, 1_100)
-        seal_now(docs)
+        flush_now(docs)
         index_now(docs)
         write(1_100, 1_400)
-        seal_now(docs)
+        flush_now(docs)
         write(1_400, ROWS)
         docs.delete([str(i) for i in range(0, ROWS, 8)])
         self.live -= set(range(0, ROWS, 8))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import Model, index_now, seal_now
+from tests.model import Model, flush_now, index_now
 from tests.places import override, value_of
 from tests.serving import running_server
 from tests.waiting import HANG_S
@@ -84,7 +84,7 @@ def test_scan_checks_its_deadline_within_a_slice(
     size = 5_000 if dim <= 16 else 100
     for start in range(0, count, size):
         docs.upsert(names(size, first=start), vectors[start : start + size])
-    seal_now(docs)
+    flush_now(docs)
     checks = Checks()
     scan, sort = kernels.scan_rows, kernels.sort_heaps
     floats, hits = search_module.SCAN_SLICE_FLOATS, search_module.SORT_SLICE_HITS
@@ -186,7 +186,7 @@ def test_snapshots_created_in_slices_match_a_model(
                 model.upsert(chosen, given, [{"n": 1}] * len(chosen))
             action = chance.random()
             if action < 0.3:
-                seal_now(docs)
+                flush_now(docs)
             if action < 0.1:
                 index_now(docs)
             if forget:
@@ -218,7 +218,7 @@ def test_snapshot_created_during_writes_is_of_one_state(
                     generation += 1
                     docs.upsert(ids, np.roll(vectors, generation, 0), [{"n": generation}] * 60)
                     if generation % 10 == 0:
-                        seal_now(docs)
+                        flush_now(docs)
                     if generation % 25 == 0:
                         index_now(docs)
             except Exception as error:
@@ -243,7 +243,7 @@ def test_deleted_rows_of_a_replaced_segment_are_not_read(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(50), rows(50))
     docs.delete(names(10))
-    seal_now(docs)
+    flush_now(docs)
     store, snapshots = opened_of(docs).store, opened_of(docs).snapshots
     state = store.current_state()
     with store.environment.read() as transaction:

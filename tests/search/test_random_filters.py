@@ -18,7 +18,7 @@ import pytest
 
 import vecdb
 from tests.filter_model import PATHS, holds, random_filter, random_metadata, random_scalars
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from tests.serving import running_server
 
 SEED = random.SystemRandom().randrange(2**32)
@@ -39,7 +39,7 @@ class Rows:
         for part, rows in enumerate(np.split(np.arange(ROWS), 4)):
             self.write([(names[row], row) for row in rows])
             if part < 3:
-                seal_now(self.docs)
+                flush_now(self.docs)
             if part < 2:
                 index_now(self.docs, ROWS)
         self.rows = dict(zip(names, range(ROWS), strict=True))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import Model, index_now, recall, seal_now
+from tests.model import Model, flush_now, index_now, recall
 from tests.waiting import HANG_S
 
 FLOOR = 0.95
@@ -58,7 +58,7 @@ def test_recall_with_half_of_the_rows_in_the_memtable_has_a_floor(
         words = database.create_collection("words", DIM, metric)
         for start in range(0, half, 1_000):
             words.upsert(names[start : start + 1_000], base[start : start + 1_000])
-            seal_now(words)
+            flush_now(words)
         index_now(words, 2_000)
         words.upsert_many(names[half:], base[half:])
         stats = words.stats()
@@ -92,7 +92,7 @@ def test_recall_with_many_identical_vectors_has_a_floor(
         model = Model(DIM, metric)
         words.upsert_many(names, vectors)
         model.upsert(names, vectors, None)
-        seal_now(words)
+        flush_now(words)
         index_now(words)
         assert [s.kind for s in words.stats().segments] == ["graph"]
         for k in (1, 10, 100):
@@ -129,7 +129,7 @@ def test_recall_after_ten_replacements_equals_that_of_a_new_load(
                 chosen = slice(part, part + 1_000)
                 words.upsert(names[chosen], vectors[chosen])
                 if part == 2_000:
-                    seal_now(words)
+                    flush_now(words)
                     index_now(words)
             if turn == 5:
                 assert measured(words, queries) >= FLOOR  # In the middle of it.
@@ -165,7 +165,7 @@ def loaded(folder: Path, metric: str, *parts: np.ndarray, M: int = 16) -> Any:
     for part in parts:
         words.upsert_many([str(first + i) for i in range(len(part))], part)
         first += len(part)
-        seal_now(words)
+        flush_now(words)
         index_now(words)
     assert [s.kind for s in words.stats().segments] == ["graph"]
     return database, words

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import index_now, recall, seal_now
+from tests.model import flush_now, index_now, recall
 from tests.second_process import SecondProcess
 from vecdb.engine.search.real_curves import QUERIES_MANY, QUERIES_MAX, QUERIES_MIN, RealCurves
 from vecdb.engine.search.recall_history import DAY_S, HOUR_S, RecallHistory
@@ -35,7 +35,7 @@ NOISE = 0.01
 def filled(database: Any, name: str, vectors: np.ndarray, metric: str) -> None:
     words = database.create_collection(name, vectors.shape[1], metric)
     words.upsert_many([str(i) for i in range(len(vectors))], vectors)
-    seal_now(words)
+    flush_now(words)
     index_now(words)
 
 
@@ -164,7 +164,7 @@ def test_a_new_graph_is_measured_with_the_queries_that_are_kept(
 ) -> None:
     measure_recall(words, rare[:60], target_recall=0.9)
     words.upsert_many([f"more-{i}" for i in range(1_000)], glove[ROWS : ROWS + 1_000])
-    seal_now(words)
+    flush_now(words)
     index_now(words)
     assert words.search(rare[0], target_recall=0.9).info.recall.queries > 100
     measure_recall(words, rare[60:61], target_recall=0.9)
@@ -215,7 +215,7 @@ def test_only_searches_with_a_target_are_sampled(
 
 def test_rows_outside_graphs_are_counted(words: Any, glove: np.ndarray, rare: np.ndarray) -> None:
     words.upsert_many([f"more-{i}" for i in range(500)], glove[ROWS : ROWS + 500])
-    seal_now(words)
+    flush_now(words)
     words.upsert_many([f"fresh-{i}" for i in range(500)], glove[ROWS + 500 : ROWS + 1_000])
     words.delete([str(i) for i in range(0, ROWS, 7)])
     measure_recall(words, rare[:40], target_recall=0.9)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from vecdb.engine.search.id_rows import ids_in, rows_with_ids
 from vecdb.engine.search.matching import matches_of
 from vecdb.engine.system.deadline import Deadline
@@ -28,10 +28,10 @@ def docs(database: Any) -> Any:
         docs.upsert([f"r{i}" for i in places], vectors, [{"even": int(i) % 2 == 0} for i in places])
 
     write(0, 1_000)
-    seal_now(docs)
+    flush_now(docs)
     index_now(docs)
     write(1_000, 1_100)
-    seal_now(docs)
+    flush_now(docs)
     write(1_100, ROWS)
     docs.delete([f"r{i}" for i in range(0, ROWS, 7)])
     return docs

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from vecdb.engine.search.disk_reads import QUERIES, DiskReads
 from vecdb.engine.testing import opened_of
 
@@ -26,7 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with vecdb.open(folder) as database:
         docs = database.create_collection("docs", DIM, "euclidean")
         docs.upsert_many([f"row {i}" for i in range(ROWS)], drawn(ROWS, 3))
-        seal_now(docs)
+        flush_now(docs)
         index_now(docs)
     return folder
 

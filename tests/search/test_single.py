@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from tests.second_process import SecondProcess
 from vecdb.engine.search.search import SearchRequest
 from vecdb.engine.segments.codecs.sketch import SKETCH
@@ -33,7 +33,7 @@ def filled(database: Any, metric: str, dim: int = DIM, name: str = "row {}") -> 
     docs = database.create_collection("docs", dim, metric)
     ids = [name.format(i) for i in range(ROWS)]
     docs.upsert_many(ids, drawn(ROWS, 3, dim), [{"n": i} if i % 3 else {} for i in range(ROWS)])
-    seal_now(docs)
+    flush_now(docs)
     index_now(docs)
     assert [s.kind for s in docs.stats().segments] == ["graph"]
     return docs

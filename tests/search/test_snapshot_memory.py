@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import Model, index_now, seal_now
+from tests.model import Model, flush_now, index_now
 from tests.places import override, value_of
 from tests.waiting import HANG_S
 from vecdb import limits
@@ -126,7 +126,7 @@ def test_rows_not_held_are_searched_with_the_same_result(pair: Pair) -> None:
                 pair.upsert(ids, vectors[[chance.randrange(60) for _ in ids]])
         action = chance.random()
         if action < 0.06:
-            pair.each(seal_now)
+            pair.each(flush_now)
         elif action < 0.3:
             pair.each(lambda docs: purge_all(opened_of(docs).store, grace_s=0.0))
         elif action < 0.5:
@@ -152,7 +152,7 @@ def test_flush_makes_room_in_the_memtable(pair: Pair) -> None:
     assert snapshot.memtable.count == 100 and snapshot.rest == streaming.Unread(100, 450, 350)
     hits = pair.docs.search(rows(1)[0], k=3)
     assert hits.info.plan == "scan" and hits.info.exact and hits.info.visited == 450
-    pair.each(seal_now)
+    pair.each(flush_now)
     pair.check(rows(2), 10)
     assert snapshot_of(pair.docs).holds_all and snapshot_of(pair.docs).memtable.count == 0
     pair.upsert(names(50, 430), rows(50, 7))
@@ -162,7 +162,7 @@ def test_flush_makes_room_in_the_memtable(pair: Pair) -> None:
 
 def test_search_of_a_graph_and_rows_not_held_is_complete(pair: Pair) -> None:
     pair.upsert(names(300), rows(300))
-    pair.each(seal_now)
+    pair.each(flush_now)
     pair.each(index_now)
     for first in range(250, 600, 50):
         pair.upsert(names(50, first), rows(50, first))
@@ -246,9 +246,9 @@ def test_large_quarantined_segment_is_read_from_the_store(pair: Pair, advance: b
     for first in range(0, 300, 100):
         pair.upsert(names(100, first), rows(100, first))
     pair.delete(names(20, 50))
-    pair.each(seal_now)
+    pair.each(flush_now)
     pair.upsert(names(60, 300), rows(60, 8))
-    pair.each(seal_now)
+    pair.each(flush_now)
     lose(pair.docs)
     pair.upsert(names(150, 400), rows(150, 9))
     pair.check(rows(3), 10, exact=True)
@@ -275,7 +275,7 @@ def test_large_quarantined_segment_is_read_from_the_store(pair: Pair, advance: b
 def test_more_tombstones_than_a_slice_are_all_applied(pair: Pair) -> None:
     """Rewritten blocks keep the tombstones of all their rows while a segment holds them."""
     pair.upsert(names(400), rows(400))
-    pair.each(seal_now)
+    pair.each(flush_now)
     lose(pair.docs)
     pair.check(rows(2), 50)
     pair.delete([f"id-{i}" for i in range(400) if i % 9])
@@ -449,7 +449,7 @@ def test_threads_under_a_tight_budget_see_one_state(tmp_path: Path) -> None:
                 if turn % 4 == 0:
                     purge_all(opened_of(docs).store, grace_s=0.0)
                 if turn % 7 == 0:
-                    seal_now(docs)
+                    flush_now(docs)
         stop.set()
         for searcher in searchers:
             searcher.join(HANG_S)

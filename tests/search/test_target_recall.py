@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import index_now, recall, seal_now
+from tests.model import flush_now, index_now, recall
 from vecdb.engine.segments.recall_part import RECALL
 from vecdb.engine.testing import opened_of
 
@@ -30,7 +30,7 @@ def rows_and_queries(glove: np.ndarray, count: int, queries: int) -> tuple[np.nd
 def filled(database: Any, metric: str, vectors: np.ndarray) -> Any:
     words = database.create_collection("words", vectors.shape[1], metric)
     words.upsert_many([str(i) for i in range(len(vectors))], vectors)
-    seal_now(words)
+    flush_now(words)
     index_now(words)
     return words
 
@@ -41,7 +41,7 @@ def change(words: Any, vectors: np.ndarray, state: str) -> None:
     if state == "updated":
         half = rng.permutation(count)[: count // 2]
         words.upsert_many([str(i) for i in half], vectors[half])
-        seal_now(words)
+        flush_now(words)
         index_now(words)
     elif state == "deleted":
         words.delete([str(i) for i in rng.permutation(count)[: count // 5]])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import distances, index_now, seal_now
+from tests.model import distances, flush_now, index_now
 from tests.serving import running_server
 from vecdb.errors import (
     DeadlineExceededError,
@@ -38,10 +38,10 @@ class Stored:
         self.rows = {f"row {i}": vectors[i] for i in range(ROWS)}
         names = list(self.rows)
         embedded.upsert(names[:1_000], vectors[:1_000])
-        seal_now(embedded)
+        flush_now(embedded)
         index_now(embedded)
         embedded.upsert(names[1_000:1_300], vectors[1_000:1_300])
-        seal_now(embedded)
+        flush_now(embedded)
         embedded.upsert(names[1_300:], vectors[1_300:])
         self.delete(embedded, names[::9])
         again = names[1::50]

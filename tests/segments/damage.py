@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.model import Model, index_now, seal_now
+from tests.model import Model, flush_now, index_now
 
 DIM = 8
 SEED = int(os.environ.get("VECDB_TEST_SEED", "7"))
@@ -43,11 +43,11 @@ def fill(docs: Any) -> Model:
         model.upsert(*batch(tag))
 
     write("graph")
-    seal_now(docs)
+    flush_now(docs)
     index_now(docs)
     write("flat")
     write("flat again")  # The same vectors: new versions of their records.
-    seal_now(docs)
+    flush_now(docs)
     write("fresh")
     docs.delete(names(2) + names(1, 41) + names(1, 47))
     model.delete(names(2) + names(1, 41) + names(1, 47))

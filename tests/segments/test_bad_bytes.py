@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import Model, index_now, seal_now
+from tests.model import Model, flush_now, index_now
 from tests.places import override, value_of
 from tests.second_process import SecondProcess
 from tests.segments.damage import DIM, EVERYTHING, QUERIES, SEED, WRITES, batch, names, rows
 from tests.waiting import eventually
 from vecdb.engine.kv.environment import Environment
-from vecdb.engine.segments import flushing as sealing
+from vecdb.engine.segments import flushing
 from vecdb.engine.store import layout
 from vecdb.engine.store.clock import CLOCK_KEY
 from vecdb.engine.store.store import Store
@@ -363,7 +363,7 @@ def test_upsert_over_a_damaged_block_is_read_back(database: Any) -> None:
     docs.upsert(names(4), vectors)
     assert docs.get(names(4)).vectors.tobytes() == vectors.tobytes()
     assert docs.search(vectors[3], k=1).ids == ["row-3"]
-    seal_now(docs)
+    flush_now(docs)
     assert docs.search(vectors[3], k=1).ids == ["row-3"]
 
 
@@ -379,13 +379,13 @@ def test_delete_of_damaged_rows_lets_flushes_go_on(database: Any) -> None:
     with pytest.raises(vecdb.DataLossError, match="rows from 2"):
         docs.search(vectors[0])
     with pytest.raises(vecdb.DataLossError, match="rows from 2"):
-        seal_now(docs)
+        flush_now(docs)
     docs.delete(["row-3"])
     for _ in range(2):
         opened_of(docs).snapshots.forget()
         hits = docs.search(vectors[0], k=8, exact=True)
         assert sorted(hits.ids) == ["row-0", "row-1", "row-4", "row-5", "row-6", "row-7"]
-        seal_now(docs)
+        flush_now(docs)
 
 
 @pytest.mark.slow
@@ -393,13 +393,13 @@ def test_failed_flush_is_reported_and_retried_with_a_pause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
-    load = sealing.load_rows
+    load = flushing.load_rows
 
     def counted(*arguments: Any) -> Any:
         tried.append(time.monotonic())
         return load(*arguments)
 
-    monkeypatch.setattr(sealing, "load_rows", counted)
+    monkeypatch.setattr(flushing, "load_rows", counted)
     override(monkeypatch, "flush_poll_s", 0.05)
     with vecdb.open(tmp_path / "data", indexer=False, seal_bytes=64 * 100) as database:
         docs = database.create_collection("docs", DIM)
@@ -426,7 +426,7 @@ def test_damaged_log_entry_does_not_change_answers(database: Any) -> None:
     """A snapshot that it would advance is created again from the rows."""
     docs, vectors = database.create_collection("docs", DIM), rows(20)
     docs.upsert(names(10), vectors[:10])
-    seal_now(docs)
+    flush_now(docs)
     assert len(docs.search(vectors[0], k=20)) == 10
     docs.delete(names(3))
     docs.upsert(names(10, 10), vectors[10:])
@@ -438,7 +438,7 @@ def test_damaged_log_entry_does_not_change_answers(database: Any) -> None:
         )
     assert sorted(docs.search(vectors[0], k=20).ids) == sorted(names(17, 3))
     docs.delete(["row-3"])
-    seal_now(docs)
+    flush_now(docs)
     assert sorted(docs.search(vectors[0], k=20).ids) == sorted(names(16, 4))
 
 

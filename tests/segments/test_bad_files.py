@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import Model, index_now, seal_now
+from tests.model import Model, flush_now, index_now
 from tests.segments.damage import DIM, EVERYTHING, QUERIES, SEED, names, rows
 from tests.waiting import HANG_S, eventually
 from vecdb.engine.segments.segment import Segment
@@ -76,7 +76,7 @@ def check_file_damage(folder: Path, model: Model) -> None:
         model.check_records(docs.get(everything), everything)
         docs.delete(["row-30"])
         for _ in range(5):
-            seal_now(docs)
+            flush_now(docs)
             index_now(docs)
             if opened_of(docs).snapshots.verify(lambda: None):
                 break
@@ -181,7 +181,7 @@ def test_segment_written_while_the_folder_is_open_is_verified(tmp_path: Path) ->
         for i in range(3):
             docs.upsert(names(20, 20 * i), rows(20))
             assert docs.search(QUERIES[0]).info.verified
-            seal_now(docs)
+            flush_now(docs)
             assert docs.search(QUERIES[0]).info.verified
             index_now(docs)
             assert docs.search(QUERIES[0]).info.verified

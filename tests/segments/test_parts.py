@@ -16,7 +16,7 @@ import pytest
 import vecdb
 from tests.checking import checked, collection_folder
 from tests.checking import segments_of as closed_segments
-from tests.model import Model, index_now, seal_now
+from tests.model import Model, flush_now, index_now
 from tests.runtime.test_earlier_folders import NAMES, Earlier, check_collection
 from vecdb.engine.maintenance.checking.repair import CollectionRepair
 from vecdb.engine.segments import lifecycle, parts
@@ -34,6 +34,7 @@ from vecdb.engine.segments.rebuilding import rebuild_parts
 from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
 from vecdb.engine.segments.segment import Segment
 from vecdb.engine.store.segment_table import SegmentEntry, in_place
+from vecdb.engine.system import failpoints
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.testing import on_work, opened_of
 
@@ -158,10 +159,10 @@ class Filled:
         with vecdb.open(folder, indexer=False) as database:
             docs = database.create_collection("docs", DIM, metric="euclidean")
             self._upsert(docs, 0, 200)
-            seal_now(docs)
+            flush_now(docs)
             index_now(docs)
             self._upsert(docs, 200, 60)
-            seal_now(docs)
+            flush_now(docs)
             self._upsert(docs, 260, 20)
             gone = ["id-3", "id-210", "id-270"]
             docs.delete(gone)
@@ -348,6 +349,27 @@ def test_part_derived_from_other_parts_is_lost_and_rebuilt(
         check_tallest(docs)
         check_whole(docs)
         filled.check(docs)
+    assert checked(filled.folder)[0] == []
+
+
+def test_rebuild_that_failed_after_its_reservation_is_done_by_the_next(
+    tallest: PartKind[Norms], filled: Filled
+) -> None:
+    (path,) = files_of(filled.folder, "tallest_values")
+    path.unlink()
+    with vecdb.open(filled.folder, indexer=False) as database:
+        docs = database.collection("docs")
+        verify_all(docs)
+        failpoints.arm("parts.reserved=EIO")
+        try:
+            with pytest.raises(OSError, match="parts"):
+                rebuild_now(docs)
+        finally:
+            failpoints.arm("")
+        filled.check(docs)
+        assert rebuild_now(docs)
+        check_tallest(docs)
+        check_whole(docs)
     assert checked(filled.folder)[0] == []
 
 

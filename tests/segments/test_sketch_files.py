@@ -15,7 +15,7 @@ import pytest
 import vecdb
 from tests.checking import checked, rewrite_segment
 from tests.checking import segments_of as entries_on_disk
-from tests.model import Model, index_now, seal_now
+from tests.model import Model, flush_now, index_now
 from tests.second_process import SecondProcess
 from tests.segments.codecs.hostile import clusters, low_rank
 from tests.serving import running_server
@@ -42,13 +42,13 @@ def written(folder: Path, **options: Any) -> Model:
     with vecdb.open(folder, indexer=False, **options) as database:
         docs = database.create_collection("docs", DIM, "euclidean")
         first = 0
-        for count, finish in ((IN_GRAPH, index_now), (FLAT, seal_now), (FRESH, None)):
+        for count, finish in ((IN_GRAPH, index_now), (FLAT, flush_now), (FRESH, None)):
             ids, rows = names(first, count), ROWS[first : first + count]
             docs.upsert_many(ids, rows)
             model.upsert(ids, rows, None)
             first += count
             if finish is not None:
-                seal_now(docs)
+                flush_now(docs)
                 finish(docs)
         docs.delete(names(3, 4) + names(IN_GRAPH + 2, 1))
         model.delete(names(3, 4) + names(IN_GRAPH + 2, 1))
@@ -321,7 +321,7 @@ def test_backup_and_compaction_carry_sketches(filled: tuple[Path, Model], tmp_pa
             docs = database.collection("docs")
             if place.name == "bare":
                 assert files_of(place) == []
-                seal_now(docs)
+                flush_now(docs)
                 index_now(docs)
             assert graph_stats(docs).codes.startswith("sketch")
             assert place.name != "restored" or graph_stats(docs).codes == codes
@@ -424,7 +424,7 @@ def test_stats_say_which_codes_and_why_not(filled: tuple[Path, Model]) -> None:
         hard = database.create_collection("hard", DIM, "euclidean")
         hard.upsert_many(names(0, 1_000), clusters(np.random.default_rng(5), 1_000, DIM))
         for each in (small, hard):
-            seal_now(each)
+            flush_now(each)
             index_now(each)
         assert graph_stats(small).codes_left_out == "too small to need any"
         assert "too many candidates" in graph_stats(hard).codes_left_out

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from tests.waiting import HANG_S, eventually
 from vecdb.engine.store.batch import make_batch, make_write_options
 from vecdb.engine.testing import opened_of, queued_batches, submit
@@ -94,7 +94,7 @@ def test_versions_after_flush_and_indexing_are_unchanged(database: Any) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert([str(i) for i in range(300)], rows(300))
     docs.upsert(["7"], rows(300)[7:8], [{"n": 1}])
-    seal_now(docs)
+    flush_now(docs)
     index_now(docs)
     refusal(lambda: docs.upsert(["7"], rows(1), if_seq=1))
     refusal(lambda: docs.upsert(["8"], rows(1), insert_only=True))

@@ -51,12 +51,12 @@ class Load(threading.Thread):
                 self.acknowledged.append(number)
 
 
-def check(folder: Path, ledger: dict[int, tuple[list[int], int]]) -> int:
+def check(folder: Path, sent_batches: dict[int, tuple[list[int], int]]) -> int:
     """Check that acknowledged batches are unchanged and all others complete or absent."""
     present = 0
     with vecdb.open(folder, indexer=False) as database:
         docs = database.collection("docs")
-        for writer, (acknowledged, sent) in ledger.items():
+        for writer, (acknowledged, sent) in sent_batches.items():
             for number in range(sent):
                 names, vectors, metadata = batch(writer, number)
                 found = docs.get(names)
@@ -72,7 +72,7 @@ def check(folder: Path, ledger: dict[int, tuple[list[int], int]]) -> int:
         exact = docs.search(queries, exact=True)
         assert recall(docs.search(queries, ef=400), exact) > 0.9
         truth = np.concatenate(
-            [batch(w, n)[1] for w, (_, sent) in ledger.items() for n in range(sent)
+            [batch(w, n)[1] for w, (_, sent) in sent_batches.items() for n in range(sent)
              if len(docs.get([batch(w, n)[0][0]]))]
         )  # fmt: skip
         unit = truth / np.linalg.norm(truth, axis=1, keepdims=True)
@@ -85,13 +85,13 @@ def check(folder: Path, ledger: dict[int, tuple[list[int], int]]) -> int:
 @pytest.mark.slow
 def test_server_killed_during_load_keeps_acknowledged_batches(tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    ledger: dict[int, tuple[list[int], int]] = {w: ([], 0) for w in range(WRITERS)}
+    sent_batches: dict[int, tuple[list[int], int]] = {w: ([], 0) for w in range(WRITERS)}
     with vecdb.open(folder, indexer=False) as database:
         database.create_collection("docs", DIM)
     for round_number in range(KILLS):
         # A small seal_bytes, so that the kill interrupts flushes and graph builds too.
         with ServerProcess(folder, seal_bytes=128 * 1024) as server:
-            loads = [Load(server.address, w, ledger[w][1]) for w in range(WRITERS)]
+            loads = [Load(server.address, w, sent_batches[w][1]) for w in range(WRITERS)]
             for load in loads:
                 load.start()
             wanted = 4 * (round_number + 1) ** 2
@@ -105,10 +105,10 @@ def test_server_killed_during_load_keeps_acknowledged_batches(tmp_path: Path) ->
                 assert isinstance(load.error, vecdb.UnavailableError | vecdb.OutcomeUnknownError), (
                     load.error
                 )
-                acknowledged, _ = ledger[load.writer]
-                ledger[load.writer] = (acknowledged + load.acknowledged, load.next)
-        total = sum(len(acknowledged) for acknowledged, _ in ledger.values())
-        assert check(folder, ledger) >= total > 0
+                acknowledged, _ = sent_batches[load.writer]
+                sent_batches[load.writer] = (acknowledged + load.acknowledged, load.next)
+        total = sum(len(acknowledged) for acknowledged, _ in sent_batches.values())
+        assert check(folder, sent_batches) >= total > 0
 
 
 def test_server_ended_by_sigterm_keeps_everything(tmp_path: Path) -> None:

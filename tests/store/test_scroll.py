@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import Model, index_now, seal_now
+from tests.model import Model, flush_now, index_now
 from tests.places import override, value_of
 from tests.serving import running_server
 from tests.waiting import HANG_S, eventually
@@ -214,7 +214,7 @@ def test_scroll_across_flush_merge_and_reopen_is_unchanged(tmp_path: Path) -> No
         docs, model = filled(database, 3000)
         page = docs.scroll_page(batch=700)
         pages = [page.records]
-        seal_now(docs)
+        flush_now(docs)
         index_now(docs)
         docs.delete(names(1500, first=500))
     with vecdb.open(tmp_path / "data", indexer=False) as database:
@@ -426,7 +426,7 @@ def test_row_with_many_versions_is_returned_once(database: Any) -> None:
     for n in range(20, 40):
         docs.upsert(names(3), vectors, [{"n": n}] * 3)
     check([*pages, *scroll], model)
-    seal_now(docs)  # Reads each id once, however many versions there are.
+    flush_now(docs)  # Reads each id once, however many versions there are.
     assert sorted(docs.search(vectors[1], k=4, exact=True).ids) == names(4)
 
 

@@ -65,4 +65,4 @@ def test_segment_entry_with_a_wrong_field_is_refused(change: dict[str, Any]) -> 
 
 def test_segment_entry_that_is_no_object_is_refused() -> None:
     with pytest.raises(DataLossError, match="expected a JSON object"):
-        SegmentEntry.unpack(KEY, layout.seal_value(KEY, b"[1]"))
+        SegmentEntry.unpack(KEY, layout.pack_value(KEY, b"[1]"))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import Model, index_now, recall, seal_now
+from tests.model import Model, flush_now, index_now, recall
 from tests.places import override, value_of
 from tests.waiting import HANG_S, eventually
 from vecdb.engine.indexing.trimming import trim_tombstones
@@ -332,7 +332,7 @@ def test_flush_and_trim_between_purge_steps_do_not_revive_rows(
             return real(*arguments)
 
         monkeypatch.setattr(flushing, "load_rows", late)
-        seal_now(docs)
+        flush_now(docs)
         monkeypatch.setattr(flushing, "load_rows", real)
         deaths = entries(docs, b"dead")
         opened_of(docs).trim()
@@ -387,8 +387,8 @@ def test_random_order_of_purge_flush_and_trim_revives_no_row(
             docs.delete(dying)
             model.delete(dying)
 
-        def seal() -> None:
-            seal_now(docs)
+        def flush() -> None:
+            flush_now(docs)
 
         def trim() -> None:
             trim_tombstones(opened.store, opened.snapshots.snapshot())
@@ -397,7 +397,7 @@ def test_random_order_of_purge_flush_and_trim_revives_no_row(
         for _ in range(3):
             write()
         for _ in range(60):
-            chance.choice([*[step] * 6, delete, delete, write, seal, trim])()
+            chance.choice([*[step] * 6, delete, delete, write, flush, trim])()
             assert sorted(n for page in docs.scroll(10_000) for n in page.ids) == sorted(model.rows)
         assert vecdb.check(tmp_path).content
         check(docs, model)
@@ -411,7 +411,7 @@ def test_tombstone_of_a_row_with_a_record_is_not_trimmed(
     docs = database.create_collection("docs", DIM)
     docs.upsert(names(300), rows(300))
     docs.delete(names(299))
-    seal_now(docs)  # Of the only live row.
+    flush_now(docs)  # Of the only live row.
     store, key = opened_of(docs).store, layout.record_key(7, 1)
     with store.environment.read() as transaction:
         value = bytes(transaction.get(key, db=store.environment.database(b"records")))
@@ -474,7 +474,7 @@ def test_reservation_of_replaced_segments_is_refused(database: Any) -> None:
     """Its tombstones may be gone, so a reservation names the segments that it was planned for."""
     docs = database.create_collection("docs", DIM)
     docs.upsert(names(100), rows(100))
-    seal_now(docs)
+    flush_now(docs)
     opened = opened_of(docs)
     (planned,) = opened.snapshots.snapshot().segments
     docs.delete(names(90))
@@ -485,7 +485,7 @@ def test_reservation_of_replaced_segments_is_refused(database: Any) -> None:
     for lock in (FLUSH_LOCK, GRAPH_LOCK):
         assert reserve(opened.store, lock, 0, 100, replacing=[planned.number]) is None
     docs.upsert(names(100, 200), rows(100))
-    seal_now(docs)
+    flush_now(docs)
     first, second = opened.snapshots.snapshot().segments
     taken = reserve(opened.store, GRAPH_LOCK, 0, 100, replacing=[first.number])
     assert taken is not None
@@ -510,7 +510,7 @@ def test_rows_purged_during_a_flush_are_left_out(
         return real(*arguments)
 
     monkeypatch.setattr(flushing, "load_rows", late)
-    seal_now(docs)
+    flush_now(docs)
     (segment,) = opened_of(docs).snapshots.snapshot().segments
     assert len(segment.content.rows) == len(segment.content.id_offsets) - 1 == 995
     for query in rows(3, 7, dim=64):
@@ -551,7 +551,7 @@ def test_tombstones_of_rows_in_a_segment_are_kept(database: Any) -> None:
     docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
     docs.upsert(names(400), rows(400))
     model.upsert(names(400), rows(400), None)
-    seal_now(docs)
+    flush_now(docs)
     index_now(docs)
     opened = opened_of(docs)
     docs.delete(names(40))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import seal_now
+from tests.model import flush_now
 from tests.places import override, value_of
 from tests.serving import running_server
 from vecdb.engine.kv.environment import Environment
@@ -83,7 +83,7 @@ def test_write_to_a_moved_folder_is_refused(opened: Any, way: Any) -> None:
     for call in (
         lambda: opened.create_collection("more", DIM),
         lambda: opened.drop_collection("docs"),
-        lambda: seal_now(docs),
+        lambda: flush_now(docs),
     ):
         with pytest.raises((vecdb.VecdbError, OSError)):
             call()

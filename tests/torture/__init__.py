@@ -5,6 +5,7 @@ workload.py         a fixed sequence of operations that reports each step
 syscall_faults.py   runs the workload under strace, with a kill or an error at the Nth system call
 trace.py            rules of durability, checked against a trace of system calls
 planted.py          defects planted into the workload, to check the checkers
-ledger.py           writers and readers of one folder; controller.py kills and stops them
+clients.py          writers and readers of one folder, each with a log of what it did;
+                    controller.py kills and stops them
 __main__.py         python -m tests.torture: everything, for a given time
 """

@@ -1,7 +1,7 @@
 """Everything, for a given time: ``python -m tests.torture [--hours H] [--seed N]``.
 
-First each fault once, in an order given by the seed; then rounds of the ledger until the time is
-over. Failures are printed at once, with what is needed to repeat them; the exit status is 1 if
+First each fault once, in an order given by the seed; then rounds of killed processes until the time
+is over. Failures are printed at once, with what is needed to repeat them; the exit status is 1 if
 there was one.
 """
 
@@ -49,12 +49,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("--hours", type=float, default=1.0, help="at most (default 1)")
     parser.add_argument("--seed", type=int, default=random.randrange(1, 1_000_000))
-    parser.add_argument("--only", choices=["faults", "ledger"])
+    parser.add_argument("--only", choices=["faults", "processes"])
     arguments = parser.parse_args()
     ends = time.monotonic() + 3600 * arguments.hours
     print(f"seed {arguments.seed}", flush=True)
     tally = _Tally()
-    if arguments.only != "ledger":
+    if arguments.only != "processes":
         with tempfile.TemporaryDirectory(prefix="vecdb-torture-") as folder:
             faults = all_faults(Path(folder) / "whole")
         for each in sample(faults, random.Random(arguments.seed)):
@@ -67,7 +67,7 @@ def main() -> int:
     while arguments.only != "faults" and (left_s := ends - time.monotonic()) > 0:
         seconds = min(left_s, _ROUNDS_AT_ONCE_S)
         tally.attempt(
-            f"ledger with seed {seed}",
+            f"processes with seed {seed}",
             lambda scratch, seed=seed, seconds=seconds: print(torture(scratch, seed, seconds)),
         )
         seed += 1

@@ -1,8 +1,8 @@
-"""Runs the processes of the ledger, kills and stops them, and compares the folder afterwards.
+"""Run clients of one folder, kill and stop them, and compare the folder with their logs.
 
 A round starts a server (with its indexer), three writers and three readers on one folder. About
 once a second something is killed or stopped, chosen by a seed. Then all processes are ended, and
-the folder is compared with the ledgers: as it is, and again after optimizing.
+the folder is compared with the logs of the clients: as it is, and again after optimizing.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import numpy as np
 import vecdb
 from tests.model import Model
 from tests.serving import ServerProcess, free_port
-from tests.torture import ledger
+from tests.torture import clients
+from tests.torture.clients import COLLECTION, DIM, METRIC, READERS, WRITERS, Place
 from tests.torture.history import History
-from tests.torture.ledger import COLLECTION, DIM, METRIC, READERS, WRITERS, Place
 from tests.torture.syscall_faults import assert_content
 
 __all__ = ["Controller", "torture"]
@@ -76,7 +76,7 @@ class Controller:
         """Work, disturb, end, compare.
 
         Raises:
-            AssertionError: the folder differs from the ledgers.
+            AssertionError: the folder differs from the logs.
         """
         self._start_all()
         ends = time.monotonic() + seconds
@@ -103,14 +103,14 @@ class Controller:
     def _start_all(self) -> None:
         if self._server is None:
             self._server = ServerProcess(
-                self.place.data, self.place.address, seal_bytes=ledger.SEAL_BYTES
+                self.place.data, self.place.address, seal_bytes=clients.SEAL_BYTES
             )
             self._pids.add(self._server.pid)
         for kind, count in (("writer", WRITERS), ("reader", READERS)):
             for number in range(count):
                 known = self._children.get((kind, number))
                 if known is None or not known.is_alive():
-                    self._children[kind, number] = ledger.start(self.place, kind, number)
+                    self._children[kind, number] = clients.start(self.place, kind, number)
 
     def _end_all(self) -> None:
         """Some rounds end all processes in order, some kill them."""
@@ -132,7 +132,7 @@ class Controller:
 
     def raise_defects(self) -> None:
         """Raise for a defect that one of the processes has noted."""
-        for file in self.place.folder.glob("*.ledger"):
+        for file in self.place.folder.glob("*.log"):
             text = file.read_text()
             assert "defect" not in text, f"{file.name}: {text[text.index('defect') :]}"
 
@@ -233,11 +233,11 @@ class Controller:
     # Comparing.
 
     def compare(self) -> None:
-        """No process runs: compare the folder with the ledgers, before and after optimizing."""
+        """No process runs: compare the folder with the logs, before and after optimizing."""
         for writer, history in enumerate(self._histories):
-            self._next[writer] = ledger.history_of(self.place, writer, history, self._next[writer])
+            self._next[writer] = clients.history_of(self.place, writer, history, self._next[writer])
         self._count_outcomes()
-        with vecdb.open(self.place.data, seal_bytes=ledger.SEAL_BYTES) as database:
+        with vecdb.open(self.place.data, seal_bytes=clients.SEAL_BYTES) as database:
             docs = database.collection(COLLECTION)
             self._compare_with(docs)
             docs.optimize(timeout_s=_OPTIMIZED_S)
@@ -245,7 +245,7 @@ class Controller:
         assert_content(self.place.data)
 
     def _compare_with(self, docs: Any) -> None:
-        """Compare each writer's rows and the seq with the ledger, and search all rows exactly."""
+        """Compare each writer's rows and the seq with its log, and search all rows exactly."""
         model = Model(DIM, METRIC)
         for history in self._histories:
             model.rows |= history.settle(docs).model.rows
@@ -268,7 +268,7 @@ class Controller:
         for word in ("ack", "refused", "unknown"):
             self.done[word] = 0
         for writer in range(WRITERS):
-            for words in ledger.lines_of(self.place.file(f"writer-{writer}")):
+            for words in clients.lines_of(self.place.file(f"writer-{writer}")):
                 if words[0] in ("ack", "refused", "unknown"):
                     self.done[words[0]] += 1
 

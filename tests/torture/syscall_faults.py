@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import vecdb
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from tests.torture import workload
 from tests.waiting import HANG_S
 
@@ -290,7 +290,7 @@ def _go_on(docs: Any, history: Any) -> None:
     batch = workload.Batch([f"a{i}" for i in range(25, 55)], vectors)
     history.acknowledged(batch, batch.send(docs).seq)
     history.check(docs, queries=1)
-    seal_now(docs)
+    flush_now(docs)
     index_now(docs)
     history.check(docs, queries=1)
     stats = docs.stats()

@@ -34,7 +34,7 @@ import numpy as np
 import numpy.testing  # Otherwise it would be loaded during the work.
 
 import vecdb
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from tests.torture import planted
 from tests.torture.history import Batch, History
 from vecdb.engine.api.database import Database
@@ -163,7 +163,7 @@ class _Work:
         self._database.drop_collection("other")
 
     def _flush(self) -> None:
-        seal_now(self._docs())
+        flush_now(self._docs())
 
     def _index(self) -> None:
         index_now(self._docs())

@@ -1,8 +1,8 @@
 """kill -9 during a load: rows lost, time until the target answers, recall; and a clean restart.
 
-The worker appends each acknowledged batch to a ledger before it sends the next one. Once a third of
-the rows are in the ledger, all processes of the target are killed. The target is then opened in a
-new process. Rows that are in the ledger but not in the target count as lost; recall is computed
+The worker appends each acknowledged batch to a log before it sends the next one. Once a third of
+the rows are in the log, all processes of the target are killed. The target is then opened in a
+new process. Rows that are in the log but not in the target count as lost; recall is computed
 over the rows that are present. Finally the target is stopped normally and started once more, which
 must not lose any row.
 """
@@ -55,7 +55,7 @@ def run(context: Context) -> None:
 
 def _once(context: Context, bench: Bench, target: str) -> dict[str, float]:
     rows = min(context.scale.ingest_rows, len(context.dataset.base))
-    ledger = bench.folder / "ledger"
+    log = bench.folder / "acknowledged.log"
     worker = bench.opened(target)
     worker.start(
         "upsert",
@@ -63,18 +63,18 @@ def _once(context: Context, bench: Bench, target: str) -> dict[str, float]:
         first=0,
         end=rows,
         batch=_BATCH,
-        ledger=str(ledger),
+        log=str(log),
     )
     ends = time.monotonic() + _WAIT_S
-    while _noted(ledger) < rows // 3:
+    while _noted(log) < rows // 3:
         if time.monotonic() > ends:
             raise TargetFailedError(
                 f"{target}: expected {rows // 3} acknowledged rows within {_WAIT_S:.0f} s, got "
-                f"{_noted(ledger)}"
+                f"{_noted(log)}"
             )
         time.sleep(0.001)
     worker.kill()
-    noted = _noted(ledger)
+    noted = _noted(log)
     again, ready_s = _started(context, bench, target)
     missing = again.call("present", ids=bench.array_file(np.arange(rows)))
     there = np.setdiff1d(np.arange(rows), missing)
@@ -111,9 +111,9 @@ def _started(context: Context, bench: Bench, target: str) -> tuple[WorkerProcess
     return worker, time.perf_counter() - began
 
 
-def _noted(ledger: Path) -> int:
-    """Return the number of rows in the ledger, without a last line that is incomplete."""
-    if not ledger.exists():
+def _noted(log: Path) -> int:
+    """Return the number of rows in the log, without a last line that is incomplete."""
+    if not log.exists():
         return 0
-    lines = ledger.read_text().split("\n")[:-1]
+    lines = log.read_text().split("\n")[:-1]
     return int(lines[-1].split()[1]) if lines else 0

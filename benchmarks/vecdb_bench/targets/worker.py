@@ -65,7 +65,7 @@ class Worker:
         end: int,
         batch: int,
         ids: str = "",
-        ledger: str = "",
+        log: str = "",
         rate: float = 0.0,
         fields: dict[str, str] | None = None,
     ) -> Any:
@@ -73,7 +73,7 @@ class Worker:
 
         Args:
             ids: file of the rows' ids; the row numbers if empty.
-            ledger: file to which "FIRST END" of each acknowledged batch is appended before the
+            log: file to which "FIRST END" of each acknowledged batch is appended before the
                 next batch is sent; none if empty.
             rate: rows per second at most; 0 for as fast as possible.
             fields: name → file of int64, shape (n,).
@@ -81,7 +81,7 @@ class Worker:
         array = self._array(vectors)
         columns = {name: self._array(path) for name, path in (fields or {}).items()}
         names = self._array(ids) if ids else np.arange(len(array))
-        notes = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if ledger else -1
+        notes = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if log else -1
         began = time.perf_counter()
         for at in range(first, end, batch):
             stop = min(at + batch, end)
@@ -91,12 +91,12 @@ class Worker:
                 self._target.upsert_fields(*rows, some)
             else:
                 self._target.upsert(*rows)
-            if ledger:
+            if log:
                 os.write(notes, f"{at} {stop}\n".encode())
             if rate:
                 time.sleep(max(0.0, began + (stop - first) / rate - time.perf_counter()))
         took = time.perf_counter() - began
-        if ledger:
+        if log:
             os.close(notes)
         return {"seconds": took, "rows": end - first}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from vecdb.engine.kernels import compiled as kernels
 from vecdb.engine.segments.codecs import byte_codes as codec
 from vecdb.engine.segments.graph_part import GRAPH
@@ -126,10 +126,10 @@ def fill(folder: Path, glove: np.ndarray, metric: str, **options: Any) -> None:
         words = database.create_collection("words", 50, metric)
         rows = np.concatenate([glove[:ROWS], glove[100:ROWS]])
         words.upsert_many([str(i) for i in range(ROWS)], rows[:ROWS])
-        seal_now(words)
+        flush_now(words)
         index_now(words)
         words.upsert_many([str(i) for i in range(ROWS, len(rows))], rows[ROWS:])
-        seal_now(words)
+        flush_now(words)
         words.delete([str(i) for i in range(0, len(rows), 7)])
 
 

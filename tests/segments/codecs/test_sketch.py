@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import index_now, recall, seal_now
+from tests.model import flush_now, index_now, recall
 from vecdb.engine.hnsw.builder import Builder
 from vecdb.engine.kernels import compiled as kernels
 from vecdb.engine.segments.codecs import sketch as codec
@@ -210,7 +210,7 @@ def words(tmp_path: Path, glove: np.ndarray) -> Any:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         collection = database.create_collection("words", 50, "cosine")
         collection.upsert_many([str(i) for i in range(ROWS)], glove[:ROWS])
-        seal_now(collection)
+        flush_now(collection)
         index_now(collection)
         yield collection
 

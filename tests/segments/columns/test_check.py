@@ -14,7 +14,7 @@ import pytest
 
 from tests.checking import change_entry, checked, collection_folder, rewrite_segment, segments_of
 from tests.metadata_world import SEED, World
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -42,7 +42,7 @@ def filled(folder: Path) -> World:
     names = [f"r{node}" for node in range(200)]
     vectors = np.random.default_rng(SEED).standard_normal((200, 4), dtype=np.float32)
     world.docs.upsert(names, vectors, [row_of(node) for node in range(200)])
-    seal_now(world.docs)
+    flush_now(world.docs)
     index_now(world.docs)
     for purged in (True, False):
         some = range(10 if purged else 30, 40, 2)

@@ -13,7 +13,7 @@ import pytest
 
 import vecdb
 from tests.filter_model import SCALARS
-from tests.model import index_now, seal_now
+from tests.model import flush_now, index_now
 from tests.places import override
 from tests.segments.columns.test_evaluating import SEED, check, columns_of
 
@@ -142,7 +142,7 @@ def test_stats_name_the_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         docs = database.create_collection("docs", 2)
         metadata = [{"n": at, "x.y": {"z": 1}, "text": f"t{at}"} for at in range(100)]
         docs.upsert([f"r{at}" for at in range(100)], [[1.0, at] for at in range(100)], metadata)
-        seal_now(docs)
+        flush_now(docs)
         [segment] = docs.stats().segments
         assert (segment.columns, segment.columns_left_out) == ("", "in no graph yet")
         index_now(docs)

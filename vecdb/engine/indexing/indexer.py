@@ -181,7 +181,7 @@ class CollectionIndexer:
                 snapshot, group, taken = self._take(pace)
                 if taken is None:
                     break
-                failpoint("graph.claimed")
+                failpoint("graph.reserved")
                 if self._verify_group(group, snapshot):
                     self._merge(group, taken)
                 else:

@@ -178,11 +178,11 @@ def _copy(store: Store, target: Environment, segments: Path, collection_id: str)
         meta = target.handles.meta
         with source.read() as reading, reading.cursor(source.handles.meta) as cursor:
             for name, kept in cursor.iternext(keys=True, values=True):
-                layout.open_value(name, kept, "meta")
+                layout.unpack_value(name, kept, "meta")
                 if bytes(name) not in (b"purging", b"counters"):
                     transaction.put(bytes(name), bytes(kept), db=meta)
-        sealed = layout.seal_value(b"counters", counters.pack())
-        transaction.put(b"counters", sealed, db=meta)
+        packed = layout.pack_value(b"counters", counters.pack())
+        transaction.put(b"counters", packed, db=meta)
 
     target.transact(write)
 
@@ -199,7 +199,7 @@ def _put_all(
         for row in rows.tolist():
             key = layout.row_key(row)
             value = reading.get(key, db=source.database(name)) or b""
-            layout.open_value(key, value, name.decode())
+            layout.unpack_value(key, value, name.decode())
             transaction.put(key, bytes(value), db=target.database(name), append=True)
 
 
@@ -228,7 +228,7 @@ def _copy_values(
             while found and seen < _SLICE_ROWS:
                 key, value = cursor.key(), cursor.value()
                 if is_kept is None:
-                    layout.open_value(key, value, name.decode())
+                    layout.unpack_value(key, value, name.decode())
                 last, seen = bytes(key), seen + 1
                 if is_kept is None or is_kept(reading, key, value):
                     items.append((last, bytes(value)))
@@ -252,10 +252,10 @@ def _copy_requests(source: Environment, target: Environment) -> None:
         request_id = bytes(key)
         age_key = requests.lost_age(reading, request_id, value)
         if age_key is not None:
-            rebuilt.append((age_key, layout.seal_value(age_key, request_id)))
+            rebuilt.append((age_key, layout.pack_value(age_key, request_id)))
         if request_id.startswith(layout.REQUEST_AGES):
             with contextlib.suppress(DataLossError):
-                layout.open_value(key, value, "request")
+                layout.unpack_value(key, value, "request")
                 return True
             return False
         return True

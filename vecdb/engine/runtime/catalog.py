@@ -166,7 +166,7 @@ class Catalog:
             failpoint("create.entered")
             try:
                 self._make_store(collection_id, name, config, metadata)
-                failpoint("create.made")
+                failpoint("create.folder")
                 self._put(name, {**entry, "state": "ready"})
                 failpoint("create.ready")
             except BaseException:

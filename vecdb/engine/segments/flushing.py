@@ -189,7 +189,7 @@ def flush(
             taken = reserve(store, FLUSH_LOCK, counters.sealed_to, end_row, replacing=[])
             if taken is None:
                 return False
-            failpoint("seal.claimed")
+            failpoint("flush.reserved")
             content = load_rows(store, taken.first_row, taken.end_row, taken.seq)
             write_and_publish(store, segments, collection_id, taken, content, codes=codes)
             _join_flat(store, segments, collection_id, rows_max, joined_rows_max, codes)
@@ -223,7 +223,7 @@ def write_and_publish(
         codes=codes,
     )
     publish(store, taken, entry)
-    failpoint("seal.published")
+    failpoint("flush.published")
 
 
 def _join_flat(

@@ -307,7 +307,7 @@ def _remove(store: Store, segments: Path, numbers: list[int]) -> None:
     if not numbers:
         return
     gone = {number: remove_segment_folder(segments / str(number)) for number in numbers}
-    failpoint("sweep.unlinked")
+    failpoint("collect.unlinked")
 
     def write(transaction: Transaction) -> None:
         present = store.read_segments(transaction)

@@ -85,7 +85,7 @@ def _rebuild(
     )
     if taken is None:
         return False
-    failpoint("parts.claimed")
+    failpoint("parts.reserved")
     new = write_segment(
         segments / str(taken.number),
         number=taken.number,

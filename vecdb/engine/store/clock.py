@@ -119,7 +119,7 @@ class StoreClock:
         """
         now_ns = self.read(transaction)
         record = _RECORD.pack(now_ns, boot_time_ns(), wall_clock_ns(), boot_identity())
-        transaction.put(CLOCK_KEY, layout.seal_value(CLOCK_KEY, record), db=self._handles.meta)
+        transaction.put(CLOCK_KEY, layout.pack_value(CLOCK_KEY, record), db=self._handles.meta)
         return now_ns
 
     def _record(self, transaction: Transaction) -> _Record | None:
@@ -127,7 +127,7 @@ class StoreClock:
         if value is None:
             return None
         with contextlib.suppress(DataLossError, struct.error):
-            return _Record(*_RECORD.unpack(layout.open_value(CLOCK_KEY, value, "meta")))
+            return _Record(*_RECORD.unpack(layout.unpack_value(CLOCK_KEY, value, "meta")))
         return None
 
     def _last_stamp(self, transaction: Transaction) -> int | None:
@@ -140,7 +140,7 @@ class StoreClock:
             transaction.cursor(self._handles.requests) as cursor,
         ):
             if cursor.last() and bytes(cursor.key()).startswith(layout.REQUEST_AGES):
-                request_id = bytes(layout.open_value(cursor.key(), cursor.value(), "request"))
+                request_id = bytes(layout.unpack_value(cursor.key(), cursor.value(), "request"))
                 value = transaction.get(request_id, db=self._handles.requests)
                 if value is not None:
                     return layout.unpack_request(request_id, value).time_ns

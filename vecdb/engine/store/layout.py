@@ -4,7 +4,8 @@ Format 1. Never change this format; a change needs a new number in FORMAT.
 
     database   key                 value, then a CRC-32
     meta       b"format"           u32 format number
-               b"collection"       JSON: id, dim, metric, M, ef_construction
+               b"collection"       JSON: id, dim, metric, M, ef_construction,
+                                   index_fields (optional: a list of paths as text)
                b"state"            u64 seq, u64 generation
                b"counters"         u64 next_row, live_count, next_segment, sealed_to, metadata_count
                b"name"             UTF-8 name, last written (optional; the catalogue's name counts)
@@ -67,7 +68,6 @@ __all__ = [
     "config_entry",
     "config_of",
     "held_rows",
-    "open_value",
     "pack_block",
     "pack_json",
     "pack_lease",
@@ -75,6 +75,7 @@ __all__ = [
     "pack_record",
     "pack_request",
     "pack_u64",
+    "pack_value",
     "parse_block",
     "parse_lease",
     "parse_log",
@@ -82,7 +83,6 @@ __all__ = [
     "record_key",
     "request_age_key",
     "row_key",
-    "seal_value",
     "unpack_block",
     "unpack_json",
     "unpack_lease",
@@ -92,6 +92,7 @@ __all__ = [
     "unpack_request",
     "unpack_u64",
     "unpack_u64_table",
+    "unpack_value",
 ]
 
 FORMAT_NUMBER: Final = 1
@@ -111,7 +112,7 @@ BLOCK_HAS_OFFSETS: Final = 1
 REQUEST_AGES: Final = b"\xff"
 
 _CRC = struct.Struct("<I")
-_CRC_OF_SEALED = 0x2144DF1C
+_CRC_RESIDUE = 0x2144DF1C
 """The CRC-32 of any payload followed by its own CRC-32."""
 _KEY = struct.Struct(">Q")
 _RECORD_KEY = struct.Struct(">QQ")
@@ -205,12 +206,12 @@ class Request(NamedTuple):
     skipped: tuple[int, ...] = ()
 
 
-def seal_value(key: bytes, payload: bytes) -> bytes:
+def pack_value(key: bytes, payload: bytes) -> bytes:
     """Return the value as stored: the payload and the checksum over key and payload."""
     return payload + _CRC.pack(zlib.crc32(payload, zlib.crc32(key)))
 
 
-def open_value(key: bytes | memoryview, value: bytes | memoryview, what: str) -> memoryview:
+def unpack_value(key: bytes | memoryview, value: bytes | memoryview, what: str) -> memoryview:
     """Return the payload of a stored value, not copied; valid as long as ``value`` is.
 
     Raises:
@@ -244,8 +245,8 @@ def pack_u64(key: bytes, number: int) -> bytes:
 
 
 def unpack_u64(key: bytes | memoryview, value: bytes | memoryview, what: str) -> int:
-    """Return the number of ``pack_u64``. Raises as ``open_value``."""
-    number: int = _U64.unpack(open_value(key, value, what))[0]
+    """Return the number of ``pack_u64``. Raises as ``unpack_value``."""
+    number: int = _U64.unpack(unpack_value(key, value, what))[0]
     return number
 
 
@@ -272,7 +273,7 @@ def unpack_u64_table(
     wrong = np.flatnonzero((crc ^ np.uint32(0xFFFFFFFF)) != stored)
     if len(wrong):
         at = int(wrong[0])
-        open_value(keys[8 * at : 8 * at + 8], values[12 * at : 12 * at + 12], what)
+        unpack_value(keys[8 * at : 8 * at + 8], values[12 * at : 12 * at + 12], what)
     rows = key_bytes.view(">u8").ravel().astype(np.int64)
     numbers = np.ascontiguousarray(value_bytes[:, :8]).view("<u8").ravel().astype(np.int64)
     return rows, numbers
@@ -291,30 +292,39 @@ _CRC_TABLE: Final = _crc_table()
 
 def pack_json(key: bytes, entry: Mapping[str, object]) -> bytes:
     """Return a value with checksum that holds a JSON object."""
-    return seal_value(key, json.dumps(entry, sort_keys=True).encode())
+    return pack_value(key, json.dumps(entry, sort_keys=True).encode())
 
 
 def unpack_json(key: bytes | memoryview, value: bytes | memoryview, what: str) -> dict[str, Any]:
-    """Return the object of ``pack_json``. Raises as ``open_value``."""
-    entry: dict[str, Any] = json.loads(bytes(open_value(key, value, what)))
+    """Return the object of ``pack_json``. Raises as ``unpack_value``."""
+    entry: dict[str, Any] = json.loads(bytes(unpack_value(key, value, what)))
     return entry
 
 
 def config_entry(collection_id: str, config: CollectionConfig) -> dict[str, object]:
     """Return the JSON entry of a collection, used in its store and in the catalogue."""
-    return {
+    entry: dict[str, object] = {
         "id": collection_id,
         "dim": config.dim,
         "metric": config.metric.value,
         "M": config.M,
         "ef_construction": config.ef_construction,
     }
+    # Earlier versions ignore it, and index all fields.
+    if config.index_fields is not None:
+        entry["index_fields"] = list(config.index_fields)
+    return entry
 
 
 def config_of(entry: Mapping[str, Any]) -> CollectionConfig:
     """Return the configuration in an entry of ``config_entry``."""
+    fields = entry.get("index_fields")
     return CollectionConfig(
-        entry["dim"], Metric(entry["metric"]), entry["M"], entry["ef_construction"]
+        entry["dim"],
+        Metric(entry["metric"]),
+        entry["M"],
+        entry["ef_construction"],
+        None if fields is None else tuple(fields),
     )
 
 
@@ -326,9 +336,9 @@ def pack_record(key: bytes, encoded_id: bytes, metadata: bytes) -> bytes:
 
 def unpack_record(raw: bytes) -> tuple[bytes, bytes]:
     """Return id and metadata of a record, given its key and value in one piece, which takes the
-    fewest calls: this runs for every hit. Raises as ``open_value``."""
-    if zlib.crc32(raw) != _CRC_OF_SEALED:
-        open_value(raw[: _RECORD_KEY.size], raw[_RECORD_KEY.size :], "record")
+    fewest calls: this runs for every hit. Raises as ``unpack_value``."""
+    if zlib.crc32(raw) != _CRC_RESIDUE:
+        unpack_value(raw[: _RECORD_KEY.size], raw[_RECORD_KEY.size :], "record")
     end = _RECORD_ID_AT + _ID_LENGTH.unpack_from(raw, _RECORD_KEY.size)[0]
     return raw[_RECORD_ID_AT:end], raw[end:-4]
 
@@ -358,7 +368,7 @@ def unpack_block(
 
     The vectors point into ``value`` and may be unaligned: copy them before the transaction ends.
     """
-    return parse_block(key, open_value(key, value, "block"), dim)
+    return parse_block(key, unpack_value(key, value, "block"), dim)
 
 
 def parse_block(
@@ -410,12 +420,12 @@ def pack_log(key: bytes, entry: LogEntry) -> bytes:
     head = _LOG_HEAD.pack(
         entry.time_ns, entry.first_row, entry.added, len(entry.deleted), len(entry.changed)
     )
-    return seal_value(key, head + entry.deleted.tobytes() + entry.changed.tobytes())
+    return pack_value(key, head + entry.deleted.tobytes() + entry.changed.tobytes())
 
 
 def unpack_log(key: bytes | memoryview, value: bytes | memoryview) -> LogEntry:
-    """Return a copy of the log entry of one batch. Raises as ``open_value``."""
-    return parse_log(bytes(open_value(key, value, "log entry")))
+    """Return a copy of the log entry of one batch. Raises as ``unpack_value``."""
+    return parse_log(bytes(unpack_value(key, value, "log entry")))
 
 
 def parse_log(payload: bytes) -> LogEntry:
@@ -433,12 +443,12 @@ def parse_log(payload: bytes) -> LogEntry:
 
 def pack_lease(lease: Lease) -> bytes:
     """Return a lease with checksum; its key is its id."""
-    return seal_value(lease.id, _LEASE.pack(lease.seq, lease.next_row, lease.expiry_ns))
+    return pack_value(lease.id, _LEASE.pack(lease.seq, lease.next_row, lease.expiry_ns))
 
 
 def unpack_lease(key: bytes | memoryview, value: bytes | memoryview) -> Lease:
-    """Return the lease of ``pack_lease``. Raises as ``open_value``."""
-    return parse_lease(bytes(key), open_value(key, value, "lease"))
+    """Return the lease of ``pack_lease``. Raises as ``unpack_value``."""
+    return parse_lease(bytes(key), unpack_value(key, value, "lease"))
 
 
 def parse_lease(key: bytes, payload: bytes | memoryview) -> Lease:
@@ -449,12 +459,12 @@ def parse_lease(key: bytes, payload: bytes | memoryview) -> Lease:
 def pack_request(key: bytes, request: Request) -> bytes:
     """Return a request with checksum; its key is its id."""
     skipped = np.array(request.skipped, "<u4").tobytes()
-    return seal_value(key, _REQUEST.pack(*request[:4]) + skipped)
+    return pack_value(key, _REQUEST.pack(*request[:4]) + skipped)
 
 
 def unpack_request(key: bytes | memoryview, value: bytes | memoryview) -> Request:
-    """Return the request of ``pack_request``. Raises as ``open_value``."""
-    return parse_request(open_value(key, value, "request"))
+    """Return the request of ``pack_request``. Raises as ``unpack_value``."""
+    return parse_request(unpack_value(key, value, "request"))
 
 
 def parse_request(payload: bytes | memoryview) -> Request:

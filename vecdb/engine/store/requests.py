@@ -90,7 +90,7 @@ class Requests:
         request = Request(receipt.seq, now_ns, digest, receipt.count, tuple(skipped))
         self._put(transaction, request_id, request)
         key = layout.request_age_key(receipt.seq)
-        transaction.put(key, layout.seal_value(key, request_id), db=self._handles.requests)
+        transaction.put(key, layout.pack_value(key, request_id), db=self._handles.requests)
 
     def _forget_expired(self, transaction: Transaction, now_ns: int) -> None:
         oldest_ns = _oldest_ns(now_ns)
@@ -103,7 +103,7 @@ class Requests:
             for key, value in cursor.iternext(keys=True, values=True):
                 entries = [bytes(key)]
                 try:
-                    entries.append(bytes(layout.open_value(key, value, "request")))
+                    entries.append(bytes(layout.unpack_value(key, value, "request")))
                     known = self._known(transaction, entries[1])
                 except DataLossError:
                     # Its time is unknown. Once a younger request has expired, so has this one.
@@ -137,7 +137,7 @@ class Requests:
         with contextlib.suppress(DataLossError):
             age_key = layout.request_age_key(layout.unpack_request(key, value).seq)
             age = transaction.get(age_key, db=self._handles.requests) or b""
-            return None if bytes(age) == layout.seal_value(age_key, key) else age_key
+            return None if bytes(age) == layout.pack_value(age_key, key) else age_key
         return None
 
     def _known(self, transaction: Transaction, request_id: bytes) -> Request | None:

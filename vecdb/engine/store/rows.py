@@ -414,7 +414,7 @@ class BlockReader:
                 return False
             if not self._sound:
                 assert self._value is not None
-                layout.open_value(layout.row_key(self._first), self._value, "block")
+                layout.unpack_value(layout.row_key(self._first), self._value, "block")
                 self._sound = True
         except DataLossError:
             return False
@@ -442,7 +442,7 @@ class BlockReader:
             raise DataLossError(f"row {row} has no vector", Reason.VECTOR_MISSING)
         key, value = bytes(self._cursor.key()), memoryview(self._cursor.value())
         if self._verify:
-            layout.open_value(key, value, "block")
+            layout.unpack_value(key, value, "block")
         self._sound, self._value = self._verify, None
         rows = layout.block_rows(key, value, self._dim)
         self._value, self._first = value, int.from_bytes(key, "big")

@@ -32,7 +32,7 @@ class ScrollToken(NamedTuple):
 def pack_token(token: ScrollToken) -> str:
     """Return a token as opaque text."""
     payload = _TOKEN.pack(_TOKEN_VERSION, token.lease_id, token.seq, token.row)
-    raw = layout.seal_value(b"", payload + token.collection_id.encode())
+    raw = layout.pack_value(b"", payload + token.collection_id.encode())
     return base64.urlsafe_b64encode(raw).decode()
 
 
@@ -40,7 +40,7 @@ def unpack_token(text: str) -> ScrollToken | None:
     """Return the token of ``pack_token``; None if the text is not one."""
     try:
         raw = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
-        payload = bytes(layout.open_value(b"", raw, "token"))
+        payload = bytes(layout.unpack_value(b"", raw, "token"))
         version, lease_id, seq, row = _TOKEN.unpack_from(payload)
         collection_id = payload[_TOKEN.size :].decode()
     except (UnicodeError, binascii.Error, struct.error, DataLossError):

@@ -109,12 +109,12 @@ class Store:
             meta = environment.handles.meta
             number = layout.FORMAT_NUMBER.to_bytes(4, "little")
             for key, value in (
-                (_FORMAT, layout.seal_value(_FORMAT, number)),
+                (_FORMAT, layout.pack_value(_FORMAT, number)),
                 (_COLLECTION, layout.pack_json(_COLLECTION, entry)),
-                (_STATE, layout.seal_value(_STATE, layout.State(0, 0).pack())),
-                (_COUNTERS, layout.seal_value(_COUNTERS, layout.Counters().pack())),
-                (NAME_KEY, layout.seal_value(NAME_KEY, name.encode())),
-                (METADATA_KEY, layout.seal_value(METADATA_KEY, metadata)),
+                (_STATE, layout.pack_value(_STATE, layout.State(0, 0).pack())),
+                (_COUNTERS, layout.pack_value(_COUNTERS, layout.Counters().pack())),
+                (NAME_KEY, layout.pack_value(NAME_KEY, name.encode())),
+                (METADATA_KEY, layout.pack_value(METADATA_KEY, metadata)),
             ):
                 transaction.put(key, value, db=meta)
 
@@ -135,7 +135,7 @@ class Store:
     def _get(
         self, transaction: Transaction, key: bytes, unpack: Callable[[bytes], Result]
     ) -> Result:
-        payload = layout.open_value(key, self._raw(transaction, key), "meta")
+        payload = layout.unpack_value(key, self._raw(transaction, key), "meta")
         return unpack(bytes(payload))
 
     def read_state(self, transaction: Transaction) -> layout.State:
@@ -191,17 +191,17 @@ class Store:
     def write_purging(self, transaction: Transaction, seq: int) -> None:
         """Note that a pass purges rows deleted up to ``seq``."""
         seq = max(seq, self.purged_to(transaction))
-        value = layout.seal_value(_PURGING, seq.to_bytes(8, "little"))
+        value = layout.pack_value(_PURGING, seq.to_bytes(8, "little"))
         transaction.put(_PURGING, value, db=self._handles.meta)
 
     def write_state(self, transaction: Transaction, state: layout.State) -> None:
         """Set seq and generation."""
-        transaction.put(_STATE, layout.seal_value(_STATE, state.pack()), db=self._handles.meta)
+        transaction.put(_STATE, layout.pack_value(_STATE, state.pack()), db=self._handles.meta)
 
     def write_counters(self, transaction: Transaction, counters: layout.Counters) -> None:
         """Set the counters."""
         transaction.put(
-            _COUNTERS, layout.seal_value(_COUNTERS, counters.pack()), db=self._handles.meta
+            _COUNTERS, layout.pack_value(_COUNTERS, counters.pack()), db=self._handles.meta
         )
 
     def check_not_dropped(self, transaction: Transaction) -> None:
@@ -489,12 +489,12 @@ def mark_dropped(environment: Environment) -> None:
 
     def write(transaction: Transaction) -> None:
         meta = environment.handles.meta
-        transaction.put(_DROPPED, layout.seal_value(_DROPPED, b""), db=meta)
+        transaction.put(_DROPPED, layout.pack_value(_DROPPED, b""), db=meta)
         # A damaged state stays as it is, so that it does not look undamaged in a backup.
         with contextlib.suppress(DataLossError):
             raw = transaction.get(_STATE, db=meta) or b""
-            state = layout.State.unpack(bytes(layout.open_value(_STATE, raw, "meta")))
+            state = layout.State.unpack(bytes(layout.unpack_value(_STATE, raw, "meta")))
             later = layout.State(state.seq, state.generation + 1)
-            transaction.put(_STATE, layout.seal_value(_STATE, later.pack()), db=meta)
+            transaction.put(_STATE, layout.pack_value(_STATE, later.pack()), db=meta)
 
     environment.transact(write)

@@ -28,7 +28,7 @@ METADATA_KEY: Final = b"metadata"
 
 def write_name(environment: Environment, name: str) -> None:
     """Store the name, in a transaction of its own."""
-    value = layout.seal_value(NAME_KEY, name.encode())
+    value = layout.pack_value(NAME_KEY, name.encode())
     environment.transact(
         lambda transaction: transaction.put(NAME_KEY, value, db=environment.handles.meta)
     )
@@ -40,14 +40,14 @@ def read_name(environment: Environment, transaction: Transaction) -> str | None:
     if value is None:
         return None
     try:
-        return bytes(layout.open_value(NAME_KEY, memoryview(value), "meta")).decode()
+        return bytes(layout.unpack_value(NAME_KEY, memoryview(value), "meta")).decode()
     except (DataLossError, UnicodeDecodeError):
         return None
 
 
 def write_metadata(environment: Environment, metadata: bytes) -> None:
     """Store the metadata of the collection, in a transaction of its own."""
-    value = layout.seal_value(METADATA_KEY, metadata)
+    value = layout.pack_value(METADATA_KEY, metadata)
     environment.transact(
         lambda transaction: transaction.put(METADATA_KEY, value, db=environment.handles.meta)
     )
@@ -59,6 +59,6 @@ def read_metadata(environment: Environment, transaction: Transaction) -> bytes:
     if value is None:
         return b""
     try:
-        return bytes(layout.open_value(METADATA_KEY, memoryview(value), "meta"))
+        return bytes(layout.unpack_value(METADATA_KEY, memoryview(value), "meta"))
     except DataLossError:
         return b""

@@ -1,6 +1,6 @@
 """Failpoints: named places where a test can kill the process or make an operation fail.
 
-    VECDB_FAILPOINTS="seal.published=crash"         the process kills itself there with SIGKILL
+    VECDB_FAILPOINTS="flush.published=crash"         the process kills itself there with SIGKILL
     VECDB_FAILPOINTS="commit.begin=EIO:3"           the third pass raises OSError(EIO), once
     several, separated by commas
 
@@ -25,7 +25,7 @@ FAILPOINTS: Final = (
     "commit.begin",
     "commit.end",
     "create.entered",
-    "create.made",
+    "create.folder",
     "create.ready",
     "drop.entered",
     "drop.marked",
@@ -35,15 +35,16 @@ FAILPOINTS: Final = (
     "segment.arrays",
     "segment.manifest",
     "segment.synced",
-    "seal.claimed",
-    "seal.published",
-    "graph.claimed",
+    "flush.reserved",
+    "flush.published",
+    "graph.reserved",
     "graph.built",
     "graph.published",
-    "import.claimed",
+    "parts.reserved",
+    "import.reserved",
     "import.written",
     "import.published",
-    "sweep.unlinked",
+    "collect.unlinked",
 )
 
 

@@ -114,7 +114,7 @@ def take_over(
         )
     if taken is None:
         return "its rows are not consecutive in the store", 0
-    failpoint("import.claimed")
+    failpoint("import.reserved")
     try:
         return _publish(store, segments, collection_id, index, names, taken, first, codes)
     except BaseException as error:

@@ -238,7 +238,7 @@ def _verify(store: Store) -> dict[str, object]:
         for name in layout.DATABASES:
             with transaction.cursor(environment.database(name)) as cursor:
                 for key, value in cursor.iternext(keys=True, values=True):
-                    layout.open_value(key, value, f"{name.decode()} in {environment.folder}")
+                    layout.unpack_value(key, value, f"{name.decode()} in {environment.folder}")
         state, counters = store.read_state(transaction), store.read_counters(transaction)
         placed = in_place(store.read_segments(transaction))
         ids = transaction.stat(environment.handles.ids)["entries"]

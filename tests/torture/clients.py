@@ -1,6 +1,6 @@
-"""The processes of the ledger: writers and readers of one folder, embedded and remote.
+"""Writers and readers of one folder, embedded and remote, each with a log of what it did.
 
-Each writes a file beside the data folder: a line before an operation begins, and one when its
+A log is a file beside the data folder: a line before an operation begins, and one when its
 outcome is known. That needs no fsync, as killing a process loses nothing that it wrote to a file.
 
     begin 7 · ack 7 42 (the seq) · refused 7 UNAVAILABLE · unknown 7      a writer's nth batch
@@ -62,7 +62,7 @@ class Place:
         return self.folder / "data"
 
     def file(self, name: str) -> Path:
-        return self.folder / f"{name}.ledger"
+        return self.folder / f"{name}.log"
 
 
 def marks_of(writer: int) -> list[str]:
@@ -117,7 +117,7 @@ def lines_of(file: Path) -> Iterator[list[str]]:
         yield from (line.split() for line in file.read_text().split("\n")[:-1] if line)
 
 
-class _Ledger:
+class _Log:
     """The file of one process, and whether the process was asked to end."""
 
     def __init__(self, file: Path) -> None:
@@ -144,21 +144,21 @@ def _collection(place: Place, *, embedded: bool) -> Iterator[Any]:
             yield client.collection(COLLECTION)
 
 
-def _write(place: Place, writer: int, ledger: _Ledger) -> None:
+def _write(place: Place, writer: int, log: _Log) -> None:
     begun = [int(w[1]) for w in lines_of(place.file(f"writer-{writer}")) if w[0] == "begin"]
     number = max(begun, default=-1) + 1
     with _collection(place, embedded=writer == 0) as collection:
-        while not ledger.stopping:
-            ledger.say("begin", number)
+        while not log.stopping:
+            log.say("begin", number)
             try:
                 receipt = batch_of(place.seed, writer, number).send(collection)
-                ledger.say("ack", number, receipt.seq)
+                log.say("ack", number, receipt.seq)
             except (vecdb.OutcomeUnknownError, vecdb.DeadlineExceededError):
-                ledger.say("unknown", number)
+                log.say("unknown", number)
             except (vecdb.UnavailableError, vecdb.ResourceExhaustedError) as error:
                 if writer == 0:
                     raise  # Embedded: killing other processes must not make its writes fail.
-                ledger.say("refused", number, error.reason)
+                log.say("refused", number, error.reason)
                 time.sleep(10 * _PAUSE_S)
             number += 1
             time.sleep(_PAUSE_S)
@@ -213,13 +213,13 @@ class _Reader:
         return max((n for n in numbers if n % _DELETES_EVERY != _DELETES_EVERY - 1), default=-1)
 
 
-def _read(place: Place, number: int, ledger: _Ledger) -> None:
+def _read(place: Place, number: int, log: _Log) -> None:
     rng = np.random.default_rng([place.seed, number, os.getpid()])
     embedded = number < 2
     looks = 0
     with _collection(place, embedded=embedded) as collection:
         reader = _Reader(place, collection)
-        while not ledger.stopping:
+        while not log.stopping:
             try:
                 reader.look(rng)
             except (vecdb.UnavailableError, vecdb.DeadlineExceededError):
@@ -228,13 +228,13 @@ def _read(place: Place, number: int, ledger: _Ledger) -> None:
                 time.sleep(10 * _PAUSE_S)
                 continue
             looks += 1
-            ledger.say("read", looks)
+            log.say("read", looks)
             time.sleep(_PAUSE_S)
 
 
-def _until_served(work: Callable[[], None], ledger: _Ledger) -> None:
+def _until_served(work: Callable[[], None], log: _Log) -> None:
     """Retry a client's first call, which may find no server."""
-    while not ledger.stopping:
+    while not log.stopping:
         try:
             return work()
         except vecdb.UnavailableError:
@@ -243,12 +243,12 @@ def _until_served(work: Callable[[], None], ledger: _Ledger) -> None:
 
 def _child(place: Place, kind: str, number: int) -> None:
     warnings.simplefilter("error")
-    ledger = _Ledger(place.file(f"{kind}-{number}"))
+    log = _Log(place.file(f"{kind}-{number}"))
     work = _write if kind == "writer" else _read
     try:
-        _until_served(lambda: work(place, number, ledger), ledger)
+        _until_served(lambda: work(place, number, log), log)
     except BaseException:
-        ledger.say("defect", repr(traceback.format_exc()))
+        log.say("defect", repr(traceback.format_exc()))
         sys.exit(1)
 
 

@@ -1,6 +1,6 @@
-"""Many processes on one folder, killed and stopped at random: the data agrees with the ledgers.
+"""Many processes on one folder, killed and stopped at random: the data agrees with their logs.
 
-VECDB_TORTURE_SEED chooses the disturbances, VECDB_TORTURE_LEDGER_S the duration.
+VECDB_TORTURE_SEED chooses the disturbances, VECDB_TORTURE_SECONDS the duration.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import vecdb
+from tests.torture.clients import COLLECTION, DIM, METRIC, Place, batch_of, history_of, marks_of
 from tests.torture.controller import Controller, torture
 from tests.torture.history import History
-from tests.torture.ledger import COLLECTION, DIM, METRIC, Place, batch_of, history_of, marks_of
 
 SEED = int(os.environ.get("VECDB_TORTURE_SEED", "0")) or random.randrange(1, 1_000_000)
-SECONDS = float(os.environ.get("VECDB_TORTURE_LEDGER_S", "40"))
+SECONDS = float(os.environ.get("VECDB_TORTURE_SECONDS", "40"))
 
 
 @pytest.mark.slow
@@ -54,7 +54,7 @@ def test_nth_batch_of_a_writer_is_deterministic() -> None:
         ("begin 0\nack 0 1\nbegi", {1}),
     ],
 )
-def test_ledger_is_parsed(tmp_path: Path, text: str, seqs: set[int]) -> None:
+def test_log_is_parsed(tmp_path: Path, text: str, seqs: set[int]) -> None:
     place = Place(tmp_path, 7, "")
     place.file("writer-0").write_text(text)
     history = History(DIM, METRIC)
@@ -79,7 +79,7 @@ def test_decreasing_seqs_are_detected(tmp_path: Path) -> None:
         ("begin 0\nack 0 1\nbegin 1\nrefused 1 UNAVAILABLE\n", "not expected"),
     ],
 )
-def test_false_ledger_is_detected(tmp_path: Path, text: str, why: str | None) -> None:
+def test_false_log_is_detected(tmp_path: Path, text: str, why: str | None) -> None:
     with Controller(tmp_path, 7) as controller:
         with vecdb.open(controller.place.data, indexer=False) as database:
             for number in range(2):
