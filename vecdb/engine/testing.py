@@ -88,6 +88,7 @@ PLACES: Final = {
     "commit_transaction": "vecdb.engine.kv.environment:Environment._commit",
     "copy_requests": "vecdb.engine.maintenance.compaction:_copy_requests",
     "copy_store": "vecdb.engine.maintenance.compaction:_copy",
+    "columns_for_values": "vecdb.engine.search.column_values:usable_columns",
     "count_records": "vecdb.engine.search.lookup:_count",
     "export_chunks": "vecdb.engine.interchange.export.export:_chunks",
     "fill_snapshot": "vecdb.engine.search.snapshot_manager:SnapshotManager._filled_in_slices",

@@ -28,12 +28,13 @@ _ALL: Final = parse_filter({})
 
 
 class RowsAtSeq(NamedTuple):
-    """Rows, int64, ascending, of the state at ``seq``. deadline: renews the lease, too; check it
-    between slices of work."""
+    """Rows, int64, ascending, of the state at ``seq``, which is that of ``snapshot``. deadline:
+    renews the lease, too; check it between slices of work."""
 
     seq: int
     rows: npt.NDArray[np.int64]
     deadline: Deadline
+    snapshot: Snapshot
 
 
 class MatchedRows:
@@ -74,7 +75,7 @@ class MatchedRows:
             snapshot = self._snapshots.snapshot()
             seq = snapshot.state.seq
             rows = self._of_snapshot(snapshot, filter or _ALL, deadline, seq)
-            yield RowsAtSeq(seq, rows, deadline)
+            yield RowsAtSeq(seq, rows, deadline, snapshot)
 
     def rows(self, filter: Filter, deadline: Deadline) -> FilteredRows:
         """Return the rows that match, for ``advance``: those whose records did not change since
