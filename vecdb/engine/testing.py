@@ -40,6 +40,7 @@ PLACES: Final = {
     "batch_step_rows": "vecdb.engine.hnsw.batch_builder:_STEP_ROWS",
     "prepare_changes": "vecdb.engine.runtime.changing:_prepared",
     "evaluated_rows_max": "vecdb.engine.store.changes:_EVALUATED_ROWS_MAX",
+    "candidate_cost": "vecdb.engine.search.matched_rows:_CANDIDATE_COST",
     "distinct_values_max": "vecdb.engine.search.facets:_DISTINCT_MAX",
     "listed_rows_few": "vecdb.engine.search.listing:_FEW_ROWS",
     "scroll_passed_rows_max": "vecdb.engine.store.scroll:_PASSED_ROWS_MAX",
