@@ -13,7 +13,7 @@ import pytest
 
 import vecdb
 from tests.model import flush_now
-from vecdb.engine.search import recent_batches
+from tests.places import override
 from vecdb.engine.search.snapshot import Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.store.purging import purge_all
@@ -159,7 +159,7 @@ def test_refused_and_repeated_batches_are_not_kept(
 def test_batches_are_kept_within_a_bound_and_only_while_searches_take_them(
     docs: Any, blocks_read: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recent_batches, "_BYTES_MAX", 4 * 64 * MANY)
+    override(monkeypatch, "recent_batches_bytes", 4 * 64 * MANY)
     docs.upsert(names(0, MANY), fixed(MANY, 0))  # No search yet.
     opened_of(docs).snapshots.snapshot()
     assert blocks_read == [(0, MANY)]
