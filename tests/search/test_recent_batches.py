@@ -25,7 +25,7 @@ MANY = 1_100  # Rows of more than 64 KiB, from which a batch is kept.
 
 
 def fixed(count: int, seed: int) -> np.ndarray:
-    """Return vectors that nobody can change, like those of a message."""
+    """Return vectors that cannot change, like those of a message."""
     vectors = np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
     return np.frombuffer(vectors.tobytes(), np.float32).reshape(count, DIM)
 

@@ -6,7 +6,7 @@ this process has committed are kept until a snapshot has them, which then copies
 
 They only spare reading: which rows there are, and which of them were deleted, is read from the
 store. A batch counts if its log entry says that all its vectors became rows, and if no row deleted
-since can have been purged. Kept are arrays that nobody can change, as those of a server's messages
+since can have been purged. Kept are arrays that cannot change, as those of a server's messages
 are, and only while a search has used a snapshot recently.
 """
 
@@ -98,7 +98,7 @@ class RecentBatches:
 
 
 def _is_fixed(vectors: Vectors) -> bool:
-    """Return whether an array is of bytes, so that nobody can change it."""
+    """Return whether an array is a view of bytes, so that it cannot change."""
     base: object = vectors
     while isinstance(base, np.ndarray):
         base = base.base
