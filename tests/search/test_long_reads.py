@@ -267,9 +267,9 @@ def test_no_transaction_reads_more_than_a_slice(
     of_transaction = [0]
     begin = value_of("begin_transaction")
 
-    def counted(self: Environment, *, write: bool) -> Any:
+    def counted(self: Environment, **how: bool) -> Any:
         of_transaction[0] += 1
-        return begin(self, write=write)
+        return begin(self, **how)
 
     reader = opened_of(docs).store.rows
 

@@ -27,7 +27,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import lmdb
 
@@ -84,7 +84,6 @@ class Environment:
         """Set at each use; ``WeightedLru`` clears it to find unused stores."""
         self.handles = Handles()
         """The databases by name; they change when the environment is reopened."""
-
         self.on_reopen: Callable[[], None] | None = None
         """Called after a reopening, outside of transactions."""
         self.missing_error: Callable[[], VecdbError] | None = None
@@ -141,10 +140,10 @@ class Environment:
         handle: DatabaseHandle = vars(self.handles)[name.decode()]
         return handle
 
-    def read(self) -> Reading:
+    def read(self, *, copies: bool = False) -> Reading:
         """Return a context manager of a read transaction. Its buffers are invalid after it. Keep it
-        under a second, and do not block in it."""
-        return Reading(self._begin, self._handle_lock.release_shared, self.folder)
+        under a second, and do not block in it. copies: it returns bytes in place of buffers."""
+        return Reading(self._begin, self._handle_lock.release_shared, self.folder, copies)
 
     def errors_translated(self) -> contextlib.AbstractContextManager[None]:
         """Translate LMDB's errors in a block, for code that continues its transaction after one."""
@@ -327,7 +326,7 @@ class Environment:
             assert self._lmdb is not None
             copy_compacted(self._lmdb, transaction, self.folder, folder)
 
-    def _begin(self, *, write: bool) -> lmdb.Transaction[memoryview]:
+    def _begin(self, *, write: bool, buffers: bool = True) -> lmdb.Transaction[memoryview]:
         """Acquire the handle lock in shared mode and begin a transaction; first adopt the size of
         the map if another process has grown it."""
         readers_checked = False
@@ -335,7 +334,8 @@ class Environment:
             handle = self._acquire()
             try:
                 if not write:
-                    return handle.begin(buffers=True)
+                    begun = handle.begin(buffers=True) if buffers else handle.begin()
+                    return cast("lmdb.Transaction[memoryview]", begun)  # Both are used alike.
                 self.lock.begin_wait()
                 try:
                     return handle.begin(write=True, buffers=True)

@@ -22,15 +22,15 @@ class _Abortable(Transaction, Protocol):
 class Reading:
     """Begins a read transaction and ends it. For one use, by one thread."""
 
-    __slots__ = ("_begin", "_end", "_folder", "_transaction")
+    __slots__ = ("_begin", "_copies", "_end", "_folder", "_transaction")
 
     def __init__(
-        self, begin: Callable[..., _Abortable], end: Callable[[], None], folder: Path
+        self, begin: Callable[..., _Abortable], end: Callable[[], None], folder: Path, copies: bool
     ) -> None:
-        self._begin, self._end, self._folder = begin, end, folder
+        self._begin, self._end, self._folder, self._copies = begin, end, folder, copies
 
     def __enter__(self) -> Transaction:
-        self._transaction = self._begin(write=False)
+        self._transaction = self._begin(write=False, buffers=not self._copies)
         return self._transaction
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:

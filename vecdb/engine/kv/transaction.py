@@ -1,6 +1,7 @@
 """The part of LMDB's transactions and cursors that the engine uses, as types.
 
-Every key and value that comes from one is a buffer that ends with the transaction.
+Every key and value that comes from one is a buffer that ends with the transaction; or bytes, if the
+transaction was asked for copies. What reads by both kinds makes no difference between them.
 """
 
 from __future__ import annotations

@@ -24,7 +24,13 @@ from vecdb.errors import DataLossError
 from vecdb.metadata_checks import DEFAULT_BYTES
 from vecdb.types import Records
 
-__all__ = ["get_records", "read_records", "read_vectors", "records_at_once"]
+__all__ = [
+    "get_records",
+    "read_few_records",
+    "read_records",
+    "read_vectors",
+    "records_at_once",
+]
 
 _SLICE_ROWS = 2_000
 """Rows per transaction. Each may need a block or a record of 64 KiB, so about 60 ms at most."""
@@ -112,7 +118,7 @@ def read_records(
     most = _SLICE_ROWS if memory is None else min(_SLICE_ROWS, _SLICE_RECORDS)
     slice_rows = records_at_once(store, most)
     if len(rows) <= slice_rows:
-        with store.environment.read() as transaction:
+        with store.environment.read(copies=True) as transaction:
             records = read(transaction, rows, seq)
         _count(records, memory)
         return records
@@ -126,6 +132,13 @@ def read_records(
 
     _in_slices(store, rows, deadline, fill, slice_rows)
     return filled
+
+
+def read_few_records(store: Store, rows: Sequence[int], seq: int) -> list[tuple[bytes, bytes]]:
+    """Return id (UTF-8) and metadata of a few rows as a reader at ``seq`` sees them, in the order
+    given, in one transaction: ``records_at_once`` at most. Raises as ``read_records``."""
+    with store.environment.read(copies=True) as transaction:
+        return store.rows.read_encoded(transaction, rows, seq)
 
 
 def records_at_once(store: Store, count: int) -> int:

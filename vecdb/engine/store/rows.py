@@ -116,6 +116,13 @@ class RowReader:
         with transaction.cursor(self._handles.records) as cursor:
             return _records_at(cursor, rows, seq)
 
+    def read_encoded(
+        self, transaction: Transaction, rows: Sequence[int], seq: int
+    ) -> list[tuple[bytes, bytes]]:
+        """Do ``read_records``, in less time: return id (UTF-8) and metadata of each row."""
+        with transaction.cursor(self._handles.records) as cursor:
+            return _encoded_at(cursor, rows, seq)
+
     def read_vectors(
         self, transaction: Transaction, rows: Sequence[int]
     ) -> npt.NDArray[np.float32]:
@@ -379,18 +386,21 @@ def to_last_version(cursor: Cursor, row: int) -> None:
 
 
 def _records_at(cursor: Cursor, rows: Iterable[int], seq: int) -> list[Record]:
-    pack, unpack, after_seq = layout.record_key, layout.unpack_record, seq + 1
+    return [Record(name.decode(), metadata) for name, metadata in _encoded_at(cursor, rows, seq)]
+
+
+def _encoded_at(cursor: Cursor, rows: Iterable[int], seq: int) -> list[tuple[bytes, bytes]]:
+    pack, after_seq, join = layout.record_key, seq + 1, b"".join
     set_range, prev, item = cursor.set_range, cursor.prev, cursor.item
-    records = []
+    found = []
     for row in rows:
         after = pack(row, after_seq)
-        found = prev() if set_range(after) else cursor.last()
-        raw = b"".join(item())
-        if not found or raw[:8] != after[:8]:
+        is_found = prev() if set_range(after) else cursor.last()
+        raw = join(item())
+        if not is_found or raw[:8] != after[:8]:
             raise DataLossError(f"row {row} has no record at seq {seq}", Reason.RECORD_MISSING)
-        encoded, metadata = unpack(raw)
-        records.append(Record(encoded.decode(), metadata))
-    return records
+        found.append(raw)
+    return list(map(layout.unpack_record, found))
 
 
 class BlockReader:
