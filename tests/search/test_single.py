@@ -12,21 +12,14 @@ import pytest
 
 import vecdb
 from tests.model import flush_now, index_now
-from tests.second_process import SecondProcess
+from tests.search.short_way import assert_same, drawn, general, short
 from vecdb.engine.search.search import SearchRequest
 from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.testing import opened_of
-from vecdb.types import Hits
 
 ROWS, DIM, QUERIES = 3_000, 64, 30
 METRICS = pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
-
-
-def drawn(count: int, seed: int = 5, dim: int = DIM) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    spread = np.linspace(3, 0.1, dim, dtype=np.float32)
-    return np.asarray(rng.standard_normal((count, dim), dtype=np.float32) * spread)
 
 
 def filled(database: Any, metric: str, dim: int = DIM, name: str = "row {}") -> Any:
@@ -39,38 +32,6 @@ def filled(database: Any, metric: str, dim: int = DIM, name: str = "row {}") -> 
     return docs
 
 
-def short(docs: Any, query: np.ndarray, k: int = 10, with_metadata: bool = True) -> Hits | None:
-    """Return what the short way answers by itself."""
-    answer = opened_of(docs).searcher.single.answer(query, k, None, None, with_metadata, None)
-    assert answer is None or isinstance(answer, Hits)
-    return answer
-
-
-def general(docs: Any, query: np.ndarray, k: int = 10, with_metadata: bool = True) -> Hits:
-    request = SearchRequest(query, k, None, include_metadata=with_metadata)
-    (hits,) = opened_of(docs).searcher.run_general(request, Deadline()).hits()
-    return hits
-
-
-def short_again(docs: Any, query: np.ndarray, k: int = 10, with_metadata: bool = True) -> Any:
-    """As ``short``, again if a commit in the background left it to the general path."""
-    found = short(docs, query, k, with_metadata)
-    if found is None:
-        general(docs, query, k, with_metadata)
-        found = short(docs, query, k, with_metadata)
-    return found
-
-
-def assert_same(found: Hits | None, expected: Hits) -> None:
-    assert found is not None
-    assert found.ids == expected.ids
-    assert found.distances.dtype == np.float32
-    assert found.distances.tobytes() == expected.distances.tobytes()
-    assert found.metadata == expected.metadata
-    assert found.info == expected.info
-    assert found.vectors is None
-
-
 @METRICS
 @pytest.mark.parametrize("dim", [DIM, 7])
 def test_answers_equal_those_of_the_general_path(tmp_path: Path, metric: str, dim: int) -> None:
@@ -81,7 +42,7 @@ def test_answers_equal_those_of_the_general_path(tmp_path: Path, metric: str, di
         assert unit.parts.has(SKETCH) == (dim == DIM)  # Both kernels.
         for query in drawn(QUERIES, dim=dim):
             for k in (1, 10, 100):
-                found, expected = short_again(docs, query, k), general(docs, query, k)
+                found, expected = short(docs, query, k), general(docs, query, k)
                 if k > 1 or found is not None:
                     assert_same(found, expected)
                 else:  # By the curve of a graph that happens to be worse, no effort is enough.
@@ -89,11 +50,11 @@ def test_answers_equal_those_of_the_general_path(tmp_path: Path, metric: str, di
                 request = SearchRequest(query[None], k)
                 (hits,) = opened_of(docs).searcher.run(request, Deadline()).hits()
                 assert_same(hits, general(docs, query, k))
-            assert_same(short_again(docs, query, 5, False), general(docs, query, 5, False))
+            assert_same(short(docs, query, 5, False), general(docs, query, 5, False))
         docs.delete([f"row {i}" for i in range(0, ROWS, 5)])
         general(docs, drawn(1, dim=dim)[0])
         for query in drawn(QUERIES, 6, dim):
-            assert_same(short_again(docs, query), general(docs, query))
+            assert_same(short(docs, query), general(docs, query))
 
 
 def test_without_codes_the_walk_is_that_of_float32(tmp_path: Path) -> None:
@@ -123,32 +84,6 @@ def test_fewer_live_rows_than_k_are_all_found(tmp_path: Path) -> None:
         for query in drawn(5):
             assert docs.search(query, 10).ids == docs.search(query, 10, exact=True).ids
             assert len(docs.search(query, 10)) == 4
-
-
-def test_rows_outside_the_segment_are_left_to_the_general_path(tmp_path: Path) -> None:
-    with vecdb.open(tmp_path, indexer=False, recall_meter=0) as database:
-        docs, query = filled(database, "cosine"), drawn(1)[0]
-        docs.search(query)
-        assert short(docs, query) is not None
-        docs.upsert(["new"], query[None])
-        assert short(docs, query) is None
-        assert docs.search(query, 1).ids == ["new"]
-        assert short(docs, query) is None
-
-
-def test_commits_of_another_process_are_seen(tmp_path: Path) -> None:
-    with vecdb.open(tmp_path, indexer=False, recall_meter=0) as database:
-        docs, query = filled(database, "cosine"), drawn(1)[0]
-        nearest = docs.search(query, 1).ids
-        assert short(docs, query) is not None
-        with SecondProcess() as other:
-            other.open(tmp_path)
-            other.take("docs")
-            other.call("delete", nearest)
-            assert short(docs, query) is None
-            assert docs.search(query, 1).ids != nearest
-            assert short(docs, query) is not None
-            other.close()
 
 
 @pytest.mark.parametrize("bad", ["row", "offset", "text"])

@@ -12,10 +12,10 @@ Importing it compiles the kernels or reads them from numba's cache. In reading o
     walk          nearest rows through a graph, scored in float32
     sketches      scores by sketches
     sketch_walk   nearest rows through a graph, ordered by sketches
-    single        one query of one segment, from the vector as given to ids
     scan          exact nearest rows
     byte_codes    lower bounds of scores by codes of 8 bits
     code_scan     exact nearest rows, most of them ruled out by such bounds
+    single        one query of a few search units, from the vector as given to ids
     node_scan     nearest rows of some nodes
     build_codes   codes of 8 bits, on which graphs are built
     build         links of a batch of rows
@@ -45,7 +45,20 @@ from vecdb.engine.kernels.node_scan import (
     scan_sketches,
 )
 from vecdb.engine.kernels.scan import scan_rows, sort_heaps
-from vecdb.engine.kernels.single import COSINE, DOT, SQUARED, find_by_graph, find_by_sketches
+from vecdb.engine.kernels.single import (
+    CHANGED,
+    COSINE,
+    CURRENT,
+    DOT,
+    FIRST,
+    FOUND,
+    LAST,
+    NUMBERS,
+    SQUARED,
+    find_by_graph,
+    find_by_scan,
+    find_by_sketches,
+)
 from vecdb.engine.kernels.sketch_walk import (
     effort_by_sketches,
     rank_by_sketch,
@@ -56,19 +69,26 @@ from vecdb.engine.kernels.walk import walk, walk_graph
 
 __all__ = [
     "BLOCK_ROWS",
+    "CHANGED",
     "COSINE",
+    "CURRENT",
     "DOT",
     "EUCLIDEAN",
+    "FIRST",
+    "FOUND",
     "INNER",
     "KERNELS",
     "LANES",
+    "LAST",
     "NO_GAMMA",
+    "NUMBERS",
     "SQUARED",
     "Scratch",
     "effort_by_sketches",
     "encode_for_build",
     "encode_rows",
     "find_by_graph",
+    "find_by_scan",
     "find_by_sketches",
     "find_levels",
     "find_links",
@@ -94,7 +114,8 @@ __all__ = [
 
 KERNELS: Final = (
     *(walk_graph, walk_sketches, rank_by_sketch, scan_rows, sort_heaps, prepare_rows),
-    *(find_levels, hash_rows, relink_lists, find_by_graph, find_by_sketches),
+    *(find_levels, hash_rows, relink_lists),
+    *(find_by_graph, find_by_sketches, find_by_scan),
     *(encode_rows, scan_codes, scan_nodes, scan_sketches, list_live, mask_others),
     *(encode_for_build, find_links, link_back),
 )

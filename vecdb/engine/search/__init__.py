@@ -6,7 +6,7 @@ filter_plan        which way a search with a filter takes through a unit
 walk_shapes        how many nodes walks visit in a graph
 node_scans         scans of the nodes that match
 matching           which rows match a filter; id_rows: the rows of a set of ids
-single             the short way of one query in one graph
+single             the short way of one query in a few units; single_ways: what it prepares
 plan               which way a search takes through each unit, and the recall to expect
 disk_reads         whether searches wait for the disk
 hits               merges the units' results; adds ids, metadata and vectors

@@ -31,6 +31,7 @@ from vecdb.types import RecallInfo
 
 __all__ = [
     "CODED_ROWS_A_HIT",
+    "HEAP_FLOATS",
     "Planner",
     "Scan",
     "SearchPlan",
@@ -43,6 +44,9 @@ __all__ = [
 CODED_ROWS_A_HIT: Final = 32
 """Rows for each of k hits from which 8-bit codes pay: of fewer, too many have to be scored to find
 the first k."""
+
+HEAP_FLOATS: Final = 8
+"""Cost of one heap level, in floats compared: a row may sift through all levels of the heap."""
 
 _SKETCHED_TARGET_MAX: Final = 0.99
 """Greatest target of recall for which rows that match are compared by their sketches."""

@@ -27,7 +27,7 @@ from vecdb.engine.search.filtered import Selected, by_filter, groups_of, select,
 from vecdb.engine.search.hits import Found, Results, Wanted, answers
 from vecdb.engine.search.matching import Matcher
 from vecdb.engine.search.node_scans import NodeScans
-from vecdb.engine.search.plan import CODED_ROWS_A_HIT, Planner, Scan, UnitPlan, Wish
+from vecdb.engine.search.plan import CODED_ROWS_A_HIT, HEAP_FLOATS, Planner, Scan, UnitPlan, Wish
 from vecdb.engine.search.real_curves import RealCurves
 from vecdb.engine.search.request import SearchRequest
 from vecdb.engine.search.samples import SampleTap
@@ -58,9 +58,6 @@ __all__ = ["SCAN_SLICE_FLOATS", "SORT_SLICE_HITS", "SearchRequest", "Searcher"]
 
 SCAN_SLICE_FLOATS = 8_000_000
 """Floats that one scan slice compares: about 5 ms."""
-
-_HEAP_FLOATS = 8
-"""Cost of one heap level, in floats compared: a row may sift through all levels of the heap."""
 
 SORT_SLICE_HITS = 250_000
 """Hits that are sorted between two checks of the deadline: about 20 ms."""
@@ -388,7 +385,7 @@ class Searcher:
         width = unit.vectors.shape[1] if coded is None else unit.vectors.shape[1] // 2
         if coded is None and unit.parts.has(GRAPH):
             read_in_order(unit.vectors)  # A walk may have changed that.
-        pair = width + _HEAP_FLOATS * k.bit_length()
+        pair = width + HEAP_FLOATS * k.bit_length()
         step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
         scored = np.zeros(0 if coded is None else len(queries), np.int64)
 
