@@ -1,4 +1,4 @@
-"""A new kind of part needs a line in the table: it is written, lost and rebuilt as all others are."""
+"""A new kind of part needs a line in the table: it is written, lost and rebuilt as others are."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from vecdb.engine.segments.array_files import ArrayRecord
 from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
-from vecdb.engine.segments.codecs.sketch import SKETCH
+from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.segments.columns.column_part import COLUMNS
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_check import PartCheck

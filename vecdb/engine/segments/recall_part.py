@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from vecdb import checks
 from vecdb.engine.segments.calibration import BANDS, measured_curve
-from vecdb.engine.segments.codecs.sketch import SKETCH
+from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_kind import LeftOut, PartData, PartFiles, PartKind, PartSource
 from vecdb.engine.segments.row_arrays import VECTORS

@@ -12,16 +12,14 @@ all their copies are: the more copies there are, the more candidates are scored 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.segments.codecs.sketch import Sketch
 from vecdb.types import Metric
-
-if TYPE_CHECKING:
-    from vecdb.engine.segments.codecs.sketch import Sketch
 
 __all__ = ["nearest_rows", "rescored_by_trial", "scanned"]
 
