@@ -263,6 +263,11 @@ def test_version_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> Non
     assert command_line.run(["--help"]) == 0
     said = capsys.readouterr().out
     named = {line.split()[1] for line in said.splitlines() if line.startswith("│ ")}
+    headings = re.findall(r"^╭─ ([A-Z][a-z ]+) ─", said, re.MULTILINE)
+    assert headings == [
+        *("Options", "Serving", "Collections", "Rows", "Import and export", "Maintenance"),
+        "Trying and measuring",
+    ]
     # The module's docstring names them all, too.
     assert (
         named - {"--version", "--help"}
