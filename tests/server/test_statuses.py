@@ -11,13 +11,13 @@ from tests.server.raw_calls import Code, Wire
 from vecdb import errors
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb_proto import vecdb_pb2 as wire
-from vecdb_server import translation
+from vecdb_server.translation import statuses
 
 
 def test_every_error_has_a_status() -> None:
     public = {getattr(errors, name) for name in errors.__all__} - {errors.VecdbError}
-    assert set(translation.STATUS_OF_ERROR) == public
-    for kind, status in translation.STATUS_OF_ERROR.items():
+    assert set(statuses.STATUS_OF_ERROR) == public
+    for kind, status in statuses.STATUS_OF_ERROR.items():
         assert status.name == kind.code
 
 
@@ -28,8 +28,8 @@ def test_every_error_is_in_the_table() -> None:
         for child in left.pop().__subclasses__():
             left.append(child)
             if child.__module__.partition(".")[0] in ("vecdb", "vecdb_server", "vecdb_client"):
-                assert any(base in translation.STATUS_OF_ERROR for base in child.__mro__), child
-                assert translation.status_of(_made(child)).code.name == child.code
+                assert any(base in statuses.STATUS_OF_ERROR for base in child.__mro__), child
+                assert statuses.status_of(_made(child)).code.name == child.code
 
 
 def _made(kind: Any) -> errors.VecdbError:
@@ -48,19 +48,19 @@ def test_only_messages_made_for_callers_reach_them() -> None:
         errors.InternalError("password"),
         Foreign("password"),
     ):
-        status = translation.status_of(error)
-        assert status == (Code.INTERNAL, "INTERNAL", translation.GENERIC_MESSAGE)
-    assert translation.status_of(errors.NotFoundError("no 'x'", "NO_X")) == (
+        status = statuses.status_of(error)
+        assert status == (Code.INTERNAL, "INTERNAL", statuses.GENERIC_MESSAGE)
+    assert statuses.status_of(errors.NotFoundError("no 'x'", "NO_X")) == (
         Code.NOT_FOUND,
         "NO_X",
         "no 'x'",
     )
-    unknown = translation.status_of(errors.OutcomeUnknownError("?", "COMMIT_FAILED"))
+    unknown = statuses.status_of(errors.OutcomeUnknownError("?", "COMMIT_FAILED"))
     assert unknown == (Code.UNKNOWN, "OUTCOME_UNKNOWN", "?")
 
 
 def test_a_long_message_fits_into_headers() -> None:
-    status = translation.status_of(errors.InvalidArgumentError("ž" * 100_000))
+    status = statuses.status_of(errors.InvalidArgumentError("ž" * 100_000))
     assert 900 < len(status.message.encode()) <= 1_000
 
 
@@ -74,7 +74,7 @@ def test_defect_is_reported_to_the_log_only(
     with caplog.at_level(logging.ERROR, "vecdb.server"):
         code, reason, message = server.failure("Count", wire.CountRequest(collection="docs"))
     assert (code, reason) == (Code.INTERNAL, "INTERNAL")
-    assert message == translation.GENERIC_MESSAGE
+    assert message == statuses.GENERIC_MESSAGE
     (record,) = caplog.records
     assert "defect call=Count" in record.getMessage()
     assert record.exc_info is not None
@@ -84,7 +84,7 @@ def test_defect_is_reported_to_the_log_only(
 def test_reasons_and_messages_arrive_whatever_is_in_them(
     server: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for kind, status in translation.STATUS_OF_ERROR.items():
+    for kind, status in statuses.STATUS_OF_ERROR.items():
         if kind in (errors.InternalError, errors.MissingExtraError):
             continue
 

@@ -24,7 +24,7 @@ from vecdb.engine.api.collection import Collection
 from vecdb.engine.store import layout
 from vecdb.engine.store.scroll_token import pack_token, unpack_token
 from vecdb.engine.testing import opened_of
-from vecdb_client.translation import error_of
+from vecdb_client.statuses import error_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
 from vecdb_server.service import Service
