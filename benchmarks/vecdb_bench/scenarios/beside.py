@@ -107,7 +107,7 @@ class _Writes:
 def _record(
     context: Context, bench: Bench, reader: WorkerProcess, state: str, writes: _Writes | None
 ) -> None:
-    """Search until the writes end, and while nobody writes for ``latency_seconds``."""
+    """Search until the writes end; without writes, for ``latency_seconds``."""
     context.say(f"{reader.name}: searches, writer: {state}")
     out = str(bench.folder / "beside.npy")
     took: list[Any] = []

@@ -1,4 +1,4 @@
-"""What the metadata of rows say: the values of a field with their numbers of rows, and the fields.
+"""Facets: the values of a field with their numbers of rows; and the fields of the metadata.
 
 All records are read once, at one seq, in short transactions. A value counts as filters see it: 1
 and 1.0 are one value, true and 1 are two.
@@ -24,7 +24,7 @@ _SLICE_ROWS: Final = 2_000
 """Records that one transaction reads: about 10 ms."""
 
 _DISTINCT_MAX: Final = 10_000
-"""Values of a field that ``fields`` tells apart."""
+"""Distinct values of a field that ``fields`` counts."""
 
 _TYPES: Final[dict[type, str]] = {
     type(None): "null",
@@ -42,7 +42,7 @@ _VALUE_BYTES: Final = 200
 """Memory of a distinct value, without the text of a string."""
 
 _TEXT_MAX: Final = 100
-"""Characters up to which ``fields`` keeps a text to tell it apart; of longer ones a hash."""
+"""Characters up to which ``fields`` compares texts; of longer ones it compares hashes."""
 
 
 def facet(
@@ -137,14 +137,14 @@ class _Field:
             types[kind] = types.get(kind, 0) + 1
         if len(self.distinct) <= _DISTINCT_MAX:
             for number, scalar in _scalars(value):
-                self.distinct.add((number, _told_apart_by(scalar)))
+                self.distinct.add((number, _compared(scalar)))
 
 
 def _bytes_of(value: Scalar) -> int:
     return _VALUE_BYTES + (4 * len(value) if type(value) is str else 0)
 
 
-def _told_apart_by(value: Scalar) -> Scalar | bytes:
+def _compared(value: Scalar) -> Scalar | bytes:
     if type(value) is not str or len(value) <= _TEXT_MAX:
         return value
     return hashlib.blake2b(value.encode(), digest_size=16).digest()

@@ -219,7 +219,7 @@ class Searcher:
         deadline: Deadline,
         memory: CallMemory,
     ) -> HitColumns:
-        """Call ``answer`` with the newest snapshot; once more if rows were purged meanwhile."""
+        """Call ``answer`` with the newest snapshot; once more if rows were purged in between."""
         snapshot = self._snapshots.snapshot()
         try:
             return answer(snapshot, deadline)

@@ -1,4 +1,4 @@
-"""The part of a segment that tells which effort reaches which recall in its graph.
+"""The part with the recall curve of a segment's graph: which effort reaches which recall.
 
 recall_curve.npy   float32 (bands, efforts, 3): effort, mean recall, standard error of the mean; in
                    each band efforts ascend. Unused places at the end repeat the last effort.
@@ -92,7 +92,7 @@ class RecallCurve:
             far = self.far[low] + share * (self.far[high] - self.far[low])
             return Effort(max(EF_CAP, 4 * k), effort, far, expected, lower)
         # A walk for more rows than the last band has keeps as many more candidates. Inner products
-        # don't tell which queries are unlike those measured, so all keep the default at least.
+        # don't show which queries are unlike those measured, so all keep the default at least.
         ef = max(math.ceil(effort * max(1.0, k / BANDS[-1])), checks.check_ef(None, k))
         return Effort(ef, None, math.inf, expected, lower)
 

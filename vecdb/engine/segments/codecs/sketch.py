@@ -1,4 +1,4 @@
-"""Sketches: each row in one or a few cache lines, sharp enough to order a graph walk.
+"""Sketches: each row in one or a few cache lines, precise enough to order a graph walk.
 
 A row x is centred, and its products with some directions, its **heads**, are kept in 4 bits each.
 The directions are those in which the rows vary most (principal components), turned at random among
@@ -164,7 +164,7 @@ def values_of(codes: Bytes, heads: int) -> Bytes:
 def _fitted(vectors: Floats, graph: Graph, basis: Basis, codes: Bytes) -> tuple[float, float]:
     """Return by what to multiply estimated products of rows two links apart to fit the true, and
     the standard deviation of what the estimated squared distances then miss."""
-    told, true = [], []
+    estimated, true = [], []
     random = np.random.default_rng(_SEED)
     n = len(vectors)
     for node in random.choice(n, min(n, _SLOPE_NODES), replace=False):
@@ -172,9 +172,9 @@ def _fitted(vectors: Floats, graph: Graph, basis: Basis, codes: Bytes) -> tuple[
         near = np.unique(graph.links[links[(links >= 0) & (links < n)]])
         near = near[(near >= 0) & (near < n) & (near != node)]
         query = vectors[node] - basis.mean
-        told.append(decode(codes[near], len(basis.directions)) @ (basis.directions @ query))
+        estimated.append(decode(codes[near], len(basis.directions)) @ (basis.directions @ query))
         true.append((vectors[near] - basis.mean) @ query)
-    estimates, products = (np.concatenate(part).astype(np.float64) for part in (told, true))
+    estimates, products = (np.concatenate(part).astype(np.float64) for part in (estimated, true))
     square = float(estimates @ estimates)
     slope = float(estimates @ products) / square if square > 0 else 1.0
     if not np.isfinite(slope) or slope <= 0:
