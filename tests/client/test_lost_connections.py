@@ -77,7 +77,7 @@ def test_other_service_at_the_address_is_reported() -> None:
             client.list_collections()
 
 
-def _gate(address: str) -> Iterator[tuple[str, threading.Event]]:
+def _cutting_proxy(address: str) -> Iterator[tuple[str, threading.Event]]:
     """A relay before a server: an event cuts all its connections, and no answer comes then."""
     host, port = address.split(":")
     cut = threading.Event()
@@ -124,8 +124,8 @@ def _gate(address: str) -> Iterator[tuple[str, threading.Event]]:
 
 
 @pytest.fixture
-def gate(address: str) -> Iterator[tuple[str, threading.Event]]:
-    yield from _gate(address)
+def cutting_proxy(address: str) -> Iterator[tuple[str, threading.Event]]:
+    yield from _cutting_proxy(address)
 
 
 @pytest.mark.parametrize(
@@ -140,13 +140,13 @@ def gate(address: str) -> Iterator[tuple[str, threading.Event]]:
 )
 def test_a_connection_that_breaks_in_a_call(
     docs: Any,
-    gate: tuple[str, threading.Event],
+    cutting_proxy: tuple[str, threading.Event],
     monkeypatch: pytest.MonkeyPatch,
     engine_method: str,
     call: Any,
     expected: type[vecdb.VecdbError],
 ) -> None:
-    address, cut = gate
+    address, cut = cutting_proxy
     with Client(address, timeout_s=HANG_S) as through:
         handle = through.collection("docs")
         entered, release = held(monkeypatch, engine_method)

@@ -119,7 +119,7 @@ def unicode_and_long(database: Any) -> None:
     index_now(docs)
 
 
-def a_dead_process(database: Any) -> None:
+def a_killed_process(database: Any) -> None:
     """A reservation of a killed process is no problem: the next holder of the lock discards it."""
     fresh_rows(database)
     assert reserve(opened_of(database.collection("docs")).store, FLUSH_LOCK, 0, 300) is not None
@@ -137,7 +137,7 @@ HISTORIES: tuple[Callable[[Any], None], ...] = (
     identical_vectors,
     dropped,
     unicode_and_long,
-    a_dead_process,
+    a_killed_process,
 )
 
 

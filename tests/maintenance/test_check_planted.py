@@ -28,7 +28,7 @@ from vecdb.checking import Problem
 from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store
 
-PIN_TAIL = struct.Struct("<QQQ")
+LEASE_TAIL = struct.Struct("<QQQ")
 
 
 def first_key(folder: Path, database: str) -> bytes:
@@ -107,9 +107,9 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
     "metadata is a list": ({"VALUE"}, lambda f: change_record(f, 50, 1, b"id-50", b"[]")),
     "block cut short": ({"VALUE", "VECTORS"}, lambda f: put(f, "blocks", row(300), b"0123456789")),
     "log cut short": ({"VALUE"}, lambda f: put(f, "log", row(3), b"0123")),
-    "death of no seq": ({"VALUE"}, lambda f: put(f, "dead", row(20), b"0123")),
+    "tombstone of no seq": ({"VALUE"}, lambda f: put(f, "dead", row(20), b"0123")),
     "numbers past all": ({"VALUE", "META"}, lambda f: put(f, "meta", b"state", b"\xff" * 16)),
-    "pin cut short": ({"VALUE"}, lambda f: put(f, "pins", b"p" * 16, b"0123")),
+    "lease cut short": ({"VALUE"}, lambda f: put(f, "pins", b"p" * 16, b"0123")),
     "purging of no seq": ({"VALUE"}, lambda f: put(f, "meta", b"purging", b"0123")),
     "purging ahead": ({"META"}, lambda f: put(f, "meta", b"purging", u64(8))),
     **{
@@ -163,9 +163,9 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
     "rows twice": ({"VECTORS"}, repeat_a_block),
     "not finite": ({"VECTORS"}, lambda f: set_vector(f, 320, np.nan)),
     "zero": ({"VECTORS"}, lambda f: set_vector(f, 320, 0)),
-    "death of a later seq": ({"DEATHS", "LOG"}, lambda f: put(f, "dead", row(20), u64(99))),
-    "death at another seq": ({"LOG"}, lambda f: put(f, "dead", row(20), u64(7))),
-    "death gone": ({"IDS", "LOG"}, lambda f: put(f, "dead", row(20), None)),
+    "tombstone of a later seq": ({"DEATHS", "LOG"}, lambda f: put(f, "dead", row(20), u64(99))),
+    "tombstone at another seq": ({"LOG"}, lambda f: put(f, "dead", row(20), u64(7))),
+    "tombstone gone": ({"IDS", "LOG"}, lambda f: put(f, "dead", row(20), None)),
     "log has a gap": ({"LOG"}, lambda f: put(f, "log", row(3), None)),
     "log ends early": ({"LOG"}, lambda f: put(f, "log", row(7), None)),
     "log skips rows": ({"LOG"}, lambda f: change_log(f, 3, first_row=201)),
@@ -173,7 +173,7 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
         {"LOG"},
         lambda f: change_log(f, 7, deleted=np.zeros(0, np.uint64)),
     ),
-    "pin ahead": ({"PINS"}, lambda f: put(f, "pins", b"p" * 16, PIN_TAIL.pack(99, 350, 0))),
+    "lease ahead": ({"PINS"}, lambda f: put(f, "pins", b"p" * 16, LEASE_TAIL.pack(99, 350, 0))),
     "next_row too small": (
         {"COUNTERS", "VECTORS", "LOG", "PINS"},
         lambda f: change_counters(f, next_row=349),

@@ -125,17 +125,17 @@ def test_failed_batch_of_a_group_does_not_fail_the_others(
         return apply(self, transaction, batch)
 
     monkeypatch.setattr(type(store), "apply", failing)
-    gate = threading.Event()
+    proceed = threading.Event()
     original = value_of("take_batches")
 
     def slow_take(self: Any) -> Any:
-        gate.wait(HANG_S)
+        proceed.wait(HANG_S)
         return original(self)
 
     override(monkeypatch, "take_batches", slow_take)
     batches = [make_batch([name], rows(1), None) for name in ("a", "bad", "b")]
     futures = [submit(docs, batch) for batch in batches]
-    gate.set()
+    proceed.set()
     assert futures[0].result(HANG_S).seq == 1
     with pytest.raises(vecdb.InternalError):
         futures[1].result(HANG_S)

@@ -218,10 +218,10 @@ def test_merge_of_flat_and_graph_segments_keeps_rows_in_order(database: Any) -> 
     """A graph between flat segments, with equal vectors in all of them."""
     model = Model(8, "euclidean")
     docs = database.create_collection("docs", 8, "euclidean")
-    twin = rows(1)
+    duplicate = rows(1)
     for part, size in enumerate((40, 400, 60)):
         vectors = rows(size)
-        vectors[:5] = twin
+        vectors[:5] = duplicate
         docs.upsert(names(size, 1000 * part), vectors)
         model.upsert(names(size, 1000 * part), vectors, None)
         flush_now(docs)
@@ -238,7 +238,7 @@ def test_merge_of_flat_and_graph_segments_keeps_rows_in_order(database: Any) -> 
         index_now(docs)
         (segment,) = opened_of(docs).snapshots.snapshot().segments
         assert (np.diff(segment.content.rows) > 0).all()
-        queries = np.concatenate([rows(20), twin])
+        queries = np.concatenate([rows(20), duplicate])
         for query, hits in zip(queries, docs.search(queries, k=15, ef=200), strict=True):
             model.check_hits(hits, query, 15, exact=True)
         more = rows(30)

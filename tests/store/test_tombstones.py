@@ -76,9 +76,9 @@ def test_flush_and_trim_between_purge_steps_do_not_revive_rows(
         monkeypatch.setattr(flushing, "load_rows", late)
         flush_now(docs)
         monkeypatch.setattr(flushing, "load_rows", real)
-        deaths = entries(docs, b"dead")
+        before = entries(docs, b"dead")
         opened_of(docs).trim()
-        assert 0 < entries(docs, b"dead") < deaths
+        assert 0 < entries(docs, b"dead") < before
         check(docs, model)
         assert vecdb.check(tmp_path).content
         while not passes[0].done:
