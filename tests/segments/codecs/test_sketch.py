@@ -47,7 +47,7 @@ def derived(raw: Any, metric: str, tmp_path: Path) -> tuple[Any, Any, Any]:
     parts.put(VECTORS, rows)
     parts.put(GRAPH, graph)
     source = PartSource(CollectionConfig(raw.shape[1], Metric(metric)), parts)
-    assert SKETCH.made_for(source)
+    assert SKETCH.applies_to(source)
     return rows, graph, SKETCH.derive(source)
 
 

@@ -238,7 +238,7 @@ class PartKind(ABC, Generic[T]):
         """Return what ``stats`` says about codes."""
         return self.name
 
-    def made_for(self, source: PartSource) -> bool:
+    def applies_to(self, source: PartSource) -> bool:
         """Return whether a segment about to be written gets this part, derived from ``source``.
 
         By default, if it has all parts that this one is derived from. A kind may ask for more, a
@@ -247,8 +247,8 @@ class PartKind(ABC, Generic[T]):
         return bool(self.derived_from) and all(map(source.parts.has, self.derived_from))
 
     def derive(self, source: PartSource) -> T | LeftOut:
-        """Return the part for a segment that it is ``made_for``, or why it does not pay for these
-        rows. The same source must give the same part."""
+        """Return the part for a segment that it applies to, or why it does not pay for these rows.
+        The same source must give the same part."""
         raise NotImplementedError(f"parts {self.name} are not derived")
 
     def check(self, value: T, segment: CheckedSegment) -> PartCheck:

@@ -167,8 +167,8 @@ class _RecallPart(PartKind[RecallCurve]):
             float(fields["measured_at"]),
         )
 
-    def made_for(self, source: PartSource) -> bool:
-        return super().made_for(source) and len(source.parts[VECTORS]) >= ROWS_MIN
+    def applies_to(self, source: PartSource) -> bool:
+        return super().applies_to(source) and len(source.parts[VECTORS]) >= ROWS_MIN
 
     def derive(self, source: PartSource) -> RecallCurve | LeftOut:
         metric = source.config.metric

@@ -124,8 +124,8 @@ class _SketchPart(PartKind[Sketch]):
         lines = "1 line" if value.lines == 1 else f"{value.lines} lines"
         return f"{self.name}, {lines}, {100 * value.explained:.0f} % explained"
 
-    def made_for(self, source: PartSource) -> bool:
-        return super().made_for(source) and not _too_small(source.parts[VECTORS])
+    def applies_to(self, source: PartSource) -> bool:
+        return super().applies_to(source) and not _too_small(source.parts[VECTORS])
 
     def derive(self, source: PartSource) -> Sketch | LeftOut:
         vectors, graph = source.parts[VECTORS], source.parts[GRAPH]
