@@ -33,7 +33,7 @@ DIM = 8
 Norms = npt.NDArray[np.float32]
 
 
-class _NormsCheck(PartCheck):
+class NormsCheck(PartCheck):
     """Compares norms with the store's vectors."""
 
     def __init__(self, norms: Norms, number: int) -> None:
@@ -48,7 +48,7 @@ class _NormsCheck(PartCheck):
         return [PartFinding("SEGMENT_ROWS", what, rows=np.concatenate(self._wrong))]
 
 
-class _Norms(PartKind[Norms]):
+class NormsPart(PartKind[Norms]):
     """The length of each vector, to stand for codes, columns and texts to come."""
 
     name = "norms"
@@ -69,17 +69,17 @@ class _Norms(PartKind[Norms]):
         return norms
 
     def check(self, value: Norms, segment: CheckedSegment) -> PartCheck:
-        return _NormsCheck(value, segment.number)
+        return NormsCheck(value, segment.number)
 
 
-class _NeededNorms(_Norms):
+class NeededNormsPart(NormsPart):
     needed = True
 
 
-NORMS, NEEDED = _Norms(), _NeededNorms()
+NORMS, NEEDED = NormsPart(), NeededNormsPart()
 
 
-class _Tallest(PartKind[Norms]):
+class TallestPart(PartKind[Norms]):
     """The largest norm among the neighbours of each node on level 0: a part that is made with each
     graph, from the graph's order of nodes and from another derived part."""
 
@@ -101,10 +101,10 @@ class _Tallest(PartKind[Norms]):
         return tallest
 
     def check(self, value: Norms, segment: CheckedSegment) -> PartCheck:
-        return _TallestCheck(value, segment)
+        return TallestCheck(value, segment)
 
 
-class _TallestCheck(PartCheck):
+class TallestCheck(PartCheck):
     """Compares the part with those that it is derived from."""
 
     def __init__(self, tallest: Norms, segment: CheckedSegment) -> None:
@@ -118,7 +118,7 @@ class _TallestCheck(PartCheck):
         return [PartFinding("GRAPH", what, rows=rows, unusable=True)]
 
 
-TALLEST = _Tallest()
+TALLEST = TallestPart()
 
 
 def register(patch: pytest.MonkeyPatch, *kinds: PartKind[Any]) -> None:

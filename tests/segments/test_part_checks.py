@@ -16,8 +16,8 @@ from tests.segments.norm_parts import (
     TALLEST,
     Filled,
     Norms,
-    _Norms,
-    _Tallest,
+    NormsPart,
+    TallestPart,
     change_a_byte,
     check_whole,
     entries_of,
@@ -52,7 +52,7 @@ def test_check_finds_a_damaged_part_and_repair_rebuilds_it(filled: Filled, how: 
     assert checked(filled.folder)[0] == []
 
 
-class _LyingNorms(_Norms):
+class _LyingNorms(NormsPart):
     """As a flush with a defect would write it: the files have the right checksums."""
 
     def derive(self, source: PartSource) -> Norms:
@@ -61,7 +61,7 @@ class _LyingNorms(_Norms):
         return norms
 
 
-class _LyingTallest(_Tallest):
+class _LyingTallest(TallestPart):
     def derive(self, source: PartSource) -> Norms:
         tallest = super().derive(source)
         tallest[7] += 1

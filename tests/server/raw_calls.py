@@ -73,6 +73,6 @@ def search(**changes: Any) -> Any:
     return wire.SearchRequest(**{**fields, **changes})
 
 
-def _runtime_of(server: Wire) -> Any:
+def runtime_of(server: Wire) -> Any:
     (runtime,) = [r for r in open_runtimes() if r.list_collections()]
     return runtime

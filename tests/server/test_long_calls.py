@@ -16,9 +16,9 @@ from tests.server.raw_calls import (
     VECTORS,
     Code,
     Wire,
-    _runtime_of,
     creation,
     failure_of,
+    runtime_of,
     search,
     upsert,
 )
@@ -42,7 +42,7 @@ def test_a_deadline_that_has_passed_stops_a_write(server: Wire) -> None:
 
     service = Service(1024)
     service.refusal = None
-    service.runtime = _runtime_of(server)
+    service.runtime = runtime_of(server)
     with pytest.raises(errors.DeadlineExceededError):
         service.upsert(
             upsert(ids=["late"], vectors=encode_matrix(VECTORS[:1]), metadata=[]), Late()
