@@ -14,7 +14,7 @@ from tests.search.short_way import assert_same, drawn, general, short
 from tests.second_process import SecondProcess
 from vecdb.engine.search import single_ways
 from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
-from vecdb.engine.segments.codecs.sketch import SKETCH
+from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.segments.recall_part import RECALL
 from vecdb.engine.testing import opened_of
 

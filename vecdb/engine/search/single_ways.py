@@ -18,7 +18,8 @@ from vecdb.engine.search.call_bytes import candidates_bytes
 from vecdb.engine.search.plan import CODED_ROWS_A_HIT, HEAP_FLOATS, SearchPlan, UnitPlan
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES, ByteCodes
-from vecdb.engine.segments.codecs.sketch import SKETCH, Sketch
+from vecdb.engine.segments.codecs.sketch import Sketch
+from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.types import CollectionConfig, Metric
 
