@@ -113,7 +113,7 @@ CONFIG = {
     "metric": "metric",
     "M": r"\bM\b",
     "ef_construction": "ef_construction",
-    "target_recall": "target_recall",
+    "target_recall": "target_recall|exists already",
     "metadata": "metadata|exists already",
 }
 IMPORTED = {
@@ -133,7 +133,7 @@ OF_DATABASE = {
             "dim": INTEGER,
             "M": INTEGER,
             "ef_construction": INTEGER,
-            "target_recall": {"None", "half"},
+            "target_recall": {"None"},
             "metadata": {"None"},
         },
     ),
