@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,9 @@ import numpy.typing as npt
 from vecdb import checks
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.segments.codecs.sketch import Sketch
 from vecdb.engine.segments.codecs.trial import scanned
 from vecdb.types import Metric
-
-if TYPE_CHECKING:
-    from vecdb.engine.segments.codecs.sketch import Sketch
 
 __all__ = ["BANDS", "VISITED_MAX", "efforts_of", "measured_curve"]
 
