@@ -39,7 +39,6 @@ __all__ = [
     "meter",
     "samples",
     "search",
-    "segment_ids",
     "snapshot",
     "snapshot_manager",
 ]
