@@ -16,7 +16,7 @@ walk meets.
                 see above
 """
 # numba infers the types of compiled functions; an intrinsic is called without its first argument.
-# mypy: disable-error-code="no-untyped-def, call-arg, arg-type"
+# mypy: disable-error-code="no-untyped-def, call-arg, arg-type, var-annotated"
 
 from __future__ import annotations
 

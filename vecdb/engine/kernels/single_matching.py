@@ -25,7 +25,7 @@ from vecdb.engine.kernels.best_first import DELETED_MIN, LISTS, make_best_first
 from vecdb.engine.kernels.byte_instructions import LINE
 from vecdb.engine.kernels.candidates import node_of, score_of
 from vecdb.engine.kernels.code_ranges import check_gate, is_outside, may_hide
-from vecdb.engine.kernels.compiling import BYTES, INTS, inlined, kernel, read
+from vecdb.engine.kernels.compiling import BYTES, inlined, kernel, read
 from vecdb.engine.kernels.inputs import check_shapes
 from vecdb.engine.kernels.node_scan import nearest_sketches
 from vecdb.engine.kernels.single import COSINE, GIVEN, check_given, gathered, ready, unchanged

@@ -20,7 +20,15 @@ from vecdb.engine.segments.columns.node_sets import NodeSet
 from vecdb.engine.store.store import Store
 from vecdb.filters import Filter
 
-__all__ = ["Counted", "Decided", "counted", "decided", "has_stale_rows", "usable_columns", "without_deleted"]
+__all__ = [
+    "Counted",
+    "Decided",
+    "counted",
+    "decided",
+    "has_stale_rows",
+    "usable_columns",
+    "without_deleted",
+]
 
 
 class Decided(NamedTuple):
@@ -100,9 +108,7 @@ def _stale(store: Store, columns: Columns, unit: SearchUnit, seq: int, filter: F
     return NodeSet.of_nodes(unit.count, _changed(store, columns, unit, seq))
 
 
-def _changed(
-    store: Store, columns: Columns, unit: SearchUnit, seq: int
-) -> npt.NDArray[np.int64]:
+def _changed(store: Store, columns: Columns, unit: SearchUnit, seq: int) -> npt.NDArray[np.int64]:
     """Return the nodes whose metadata have changed by ``seq``, ascending."""
     rows: npt.NDArray[np.int64] = unit.rows[: unit.count]
     if not len(rows) or seq == columns.seq:

@@ -35,7 +35,7 @@ __all__ = [
     "cheapest",
     "expected_blocks",
     "limits_of",
-    "rounded_up",
+    "rounded_down",
 ]
 
 Scan = Literal["sketches", "matches", "rows"]
@@ -164,10 +164,10 @@ def expected_blocks(rows: int, matching: int) -> int:
     return math.ceil(rows / _BLOCK_ROWS * (1 - (1 - share) ** _BLOCK_ROWS))
 
 
-def rounded_up(matching: int) -> int:
-    """Return a number of matches at most 7 % greater, so that few numbers have to be planned."""
+def rounded_down(matching: int) -> int:
+    """Return a number of matches at most a sixteenth less, so that few have to be planned."""
     step = max(0, matching.bit_length() - _PLANNED_BITS)
-    return -(-matching >> step) << step
+    return matching >> step << step
 
 
 def visit_ns(shape: UnitShape) -> float:

@@ -221,13 +221,16 @@ class _Entry:
 class Matcher:
     """Finds which rows match, and keeps it. Thread-safe.
 
+    Attributes:
+        recent: columns of rows that are in no graph.
+
     Args:
         budget: bounds the memory of all collections' snapshots and matches.
     """
 
     def __init__(self, store: Store, budget: WeightedLru | None = None) -> None:
         self._store, self._budget = store, budget
-        self._recent = RecentColumns(store, budget)
+        self.recent = RecentColumns(store, budget)
         self._lock = threading.Lock()
         self._entries: OrderedDict[tuple[int, bytes], _Entry] = OrderedDict()
         self._bytes = 0
@@ -271,7 +274,7 @@ class Matcher:
             return known.selection
         found = None if known is None else self._updated(known, seq, unit, filter, deadline)
         if found is None:
-            found = matches_of(self._store, snapshot, unit, filter, deadline, self._recent)
+            found = matches_of(self._store, snapshot, unit, filter, deadline, self.recent)
         matches = found
         if known is not None and matches is known.selection.matches and known.fits(unit):
             selection = known.selection
@@ -337,7 +340,7 @@ class Matcher:
 
     def forget(self) -> None:
         """Drop all, for example when the collection's files are closed."""
-        self._recent.forget()
+        self.recent.forget()
         with self._lock:
             self._entries.clear()
             self._bytes = 0

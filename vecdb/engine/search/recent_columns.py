@@ -36,6 +36,7 @@ from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.weighted_lru import Evictable, WeightedLru
 from vecdb.filters import Filter
+from vecdb.index_fields import named_paths
 
 __all__ = ["RecentColumns"]
 
@@ -129,6 +130,13 @@ class RecentColumns:
         matching = np.concatenate([np.zeros(0, np.int32), *certain])
         return Decided(NodeSet.of_nodes(unit.count, matching), without_deleted(unit, left))
 
+    def block_sizes(self, unit: SearchUnit) -> list[int]:
+        """Return how many nodes each block of a unit has."""
+        with self._lock:
+            made = self._made.get(id(unit.rows))
+        is_known = made is not None and made.rows() is unit.rows
+        return [block.columns.size for block in made.blocks] if made and is_known else []
+
     def forget(self) -> None:
         """Drop all."""
         with self._lock:
@@ -198,7 +206,8 @@ class RecentColumns:
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)), out=offsets[1:])
         row_ids = RowIds(rows, offsets, np.frombuffer(b"".join(ids), np.uint8))
-        return _Block(first, made_columns(row_ids, slices, seq), row_ids)
+        named = named_paths(self._store.config)
+        return _Block(first, made_columns(row_ids, slices, seq, named), row_ids)
 
     def _keep(self, key: int, made: _Made) -> None:
         excess: dict[Evictable, int] = {}

@@ -168,29 +168,16 @@ class Searcher:
         return HitColumns([len(hits)], *found, *passed)
 
     def short(
-        self,
-        query: npt.NDArray[np.float32],
-        k: int,
-        ef: int | None,
-        target: float | None,
-        with_metadata: bool,
-        filter: Filter | Sequence[Filter] | None,
-        deadline: Deadline | None,
-    ) -> Hits | None:
+        self, query: npt.NDArray[np.float32], k: int, ef: int | None, target: float | None,
+        with_metadata: bool, filter: Filter | Sequence[Filter] | None, deadline: Deadline | None,
+    ) -> Hits | None:  # fmt: skip
         """Return the hits of one query, float32 (dim,), by ``single`` or ``single_filtered``; None
         to leave it to ``run_general``."""
+        wish = query, k, ef, target, with_metadata
         if filter is None:
-            return self.single.answer(query, k, ef, target, with_metadata, deadline)
-        if not isinstance(filter, Filter):
-            if len(filter) != 1:
-                return None
-            [filter] = filter
-        try:
-            return self.single_filtered.answer(
-                query, k, ef, target, with_metadata, filter, deadline
-            )
-        except (DataLossError, SnapshotTooOldError):
-            return None
+            return self.single.answer(*wish, deadline)
+        is_one = isinstance(filter, Filter)
+        return self.single_filtered.answer(*wish, filter, deadline) if is_one else None
 
     def _run(self, request: SearchRequest, deadline: Deadline, memory: CallMemory) -> HitColumns:
         if request.variant != PLAIN:

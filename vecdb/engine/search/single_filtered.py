@@ -3,11 +3,12 @@ way, as ``single`` is without a filter.
 
 If the filter compares one field, as most do, the rows that match are those whose codes are in one
 range. Then nothing is evaluated: their number and their list are in the field's order, and a walk
-compares the codes of the rows that it meets (``kernels/code_ranges.py``). So a filter that was never
-seen before costs next to nothing. Which rows match any other filter is found by the ``Matcher``.
+compares the codes of the rows that it meets (``kernels/code_ranges.py``). So a filter that was
+never seen before costs next to nothing. Which rows match any other filter, and those whose metadata
+changed since the columns were made, is found by the ``Matcher``.
 
-One kernel does the rest (``kernels/single_matching.py``). Whatever is unusual is left to the general
-path: rows whose metadata changed since the columns were made, an exact search, no match.
+One kernel does the rest (``kernels/single_matching.py``). Whatever is unusual is left to the
+general path: a newer commit, a scan of all rows, no match, damage.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.column_matches import has_stale_rows, usable_columns
 from vecdb.engine.search.disk_reads import DiskReads
-from vecdb.engine.search.filter_plan import expected_blocks, rounded_up
+from vecdb.engine.search.filter_plan import expected_blocks, rounded_down
 from vecdb.engine.search.lookup import read_records
 from vecdb.engine.search.matching import Matcher, Selection
 from vecdb.engine.search.plan import Planner, Shapes, UnitPlan, Wish, expect_pages
 from vecdb.engine.search.real_curves import RealCurves
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
+from vecdb.engine.search.streaming import SnapshotTooOldError
 from vecdb.engine.segments.codecs.sketch import SKETCH, Sketch
 from vecdb.engine.segments.columns.columns import Columns
 from vecdb.engine.segments.columns.evaluating import codes_of
@@ -72,7 +74,7 @@ class _Gate(NamedTuple):
         nodes: int32, rows that match, from ``start`` to before ``stop``; none if the walk does not
             need them.
         shift, low, span: of codes; span 0: by mask.
-        count: live rows that match.
+        matching: live rows that match.
         selection: by which they were found, if it was not by codes.
     """
 
@@ -84,7 +86,7 @@ class _Gate(NamedTuple):
     span: int
     start: int
     stop: int
-    count: int
+    matching: int
     selection: Selection | None = None
 
 
@@ -263,8 +265,6 @@ class SingleFiltered:
 
         Raises:
             InvalidArgumentError: k, ef or target is invalid.
-            SnapshotTooOldError: rows whose records had to be read may have been purged.
-            DataLossError: a record is damaged.
             DeadlineExceededError, CancelledError.
         """
         commit, snapshot = self._snapshots.known
@@ -280,11 +280,11 @@ class SingleFiltered:
         asked = (k, ef, target, self._real_curves.edition)
         gate, way = ground.gate_of(filter.root), None
         if gate is not None:
-            key = (asked, rounded_up(gate.count), min(k, gate.count))
+            key = (asked, rounded_down(gate.matching), min(k, gate.matching))
             way = ground.ways.get(key)
             if way is None and key not in ground.ways:
                 blocks = expected_blocks(ground.unit.count, key[1])
-                way = self._new_way(ground, file.commits_at, asked, key[1], blocks, gate.count)
+                way = self._new_way(ground, file.commits_at, asked, key[1], blocks, gate.matching)
                 if len(ground.ways) >= _WAYS_MAX:
                     ground.ways.clear()
                 ground.ways[key] = way
@@ -305,7 +305,10 @@ class SingleFiltered:
     ) -> tuple[_Gate, _Way | None] | None:  # fmt: skip
         """Return the gate of any filter, and the way of a search; None without a match."""
         unit = ground.unit
-        selection = self._matcher.selection_of(snapshot, unit, filter, deadline or _NO_DEADLINE)
+        try:
+            selection = self._matcher.selection_of(snapshot, unit, filter, deadline or _NO_DEADLINE)
+        except (DataLossError, SnapshotTooOldError):
+            return None
         if not selection.count or not len(selection.mask):
             return None
         key = ("single", asked)
@@ -349,7 +352,7 @@ class SingleFiltered:
                 )  # fmt: skip
                 if state != kernels.NO_LIST or selection is None or not way.lists:
                     break
-                if gate.count > _NODES_MAX:
+                if gate.matching > _NODES_MAX:
                     break
                 visited, gated, nodes = int(numbers[0]), int(numbers[1]), selection.nodes
                 whole, span[4] = way.scanning, len(nodes)
@@ -361,7 +364,7 @@ class SingleFiltered:
         if not ground.verified:
             ground.verified = snapshot.verified
         info = SearchInfo(
-            "graph" if way.walks else "scan", not way.walks, way.ef, visited + first, gate.count,
+            "graph" if way.walks else "scan", not way.walks, way.ef, visited + first, gate.matching,
             snapshot.state.seq, ground.verified, snapshot.unindexed_count, gated=gated + passed,
         )  # fmt: skip
         if with_metadata and ground.with_metadata:

@@ -69,7 +69,8 @@ def position_of(whole: Whole, fraction: Fraction | None, value: int | float, *, 
     """
     wanted, part = split_one(value)
     if fraction is None:  # All are integers.
-        return int(whole.searchsorted(wanted, "right" if part > 0 or (part == 0 and after) else "left"))
+        is_after = part > 0 or (part == 0 and after)
+        return int(whole.searchsorted(wanted, "right" if is_after else "left"))
     low = int(whole.searchsorted(wanted, "left"))
     high = int(whole.searchsorted(wanted, "right"))
     inside = fraction[low:high].searchsorted(part, "right" if after else "left")
