@@ -213,7 +213,7 @@ def test_a_filter_far_from_the_query_is_scanned_for(tmp_path: Path) -> None:
 def test_what_is_invalid_is_refused(docs: Any) -> None:
     query, given = drawn(1)[0], parse_filter({"lang": "en"})
     answer = opened_of(docs).searcher.single_filtered.answer
-    for wish in ((0, None, None), (10, 3, None), (10, None, 1.5)):
+    for wish in ((0, None, None), (10, 0, None), (10, None, 1.5)):
         with pytest.raises(InvalidArgumentError):
             answer(query, *wish, False, given, None)
         with pytest.raises(InvalidArgumentError):

@@ -97,7 +97,8 @@ def find_matching(
     check_sketches(vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps)
     n, k, lines = vectors.shape[0], distances.shape[0], sketches.shape[1] >> 6
     walks, start, stop = whole[10] != 0, gate[3], gate[4]
-    check_gate(mask, codes, dead, gate[0], gate[1], gate[2] if walks else 1, n)
+    if walks:
+        check_gate(mask, codes, dead, gate[0], gate[1], gate[2], n)
     ef, deleted_max = min(max(whole[2], k), n), DELETED_MIN + (n >> 2)
     if start < 0 or stop < start or stop > nodes.shape[0] or k < 1 or whole[11] < 0:
         raise ValueError("find_matching: nodes past the end, or no hits")

@@ -6,7 +6,7 @@ filter_plan        which way a search with a filter takes through a unit
 walk_shapes        how many nodes walks visit in a graph
 node_scans         scans of the nodes that match
 matching           which rows match a filter; id_rows: the rows of a set of ids
-single             the short way of one query in one graph
+single             the short way of one query in one graph; single_filtered: with a filter
 plan               which way a search takes through each unit, and the recall to expect
 disk_reads         whether searches wait for the disk
 hits               merges the units' results; adds ids, metadata and vectors
@@ -15,6 +15,7 @@ variants           queries by example (examples), within_distance, and in groups
 request            the arguments of a search; call_bytes: the memory that it reserves
 snapshot           one committed state: segments, delete bitmaps, memtable
 column_matches     what the columns of a segment say about a filter
+recent_columns     columns in memory, of rows in no graph; row_runs: intervals of rows
 snapshot_manager   creates snapshots and caches the newest
 memtable           rows not yet in a segment
 facets             values of a field and their counts; the fields
