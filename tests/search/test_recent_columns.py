@@ -17,6 +17,7 @@ from tests.filter_model import holds
 from tests.model import flush_now
 from tests.second_process import SecondProcess
 from vecdb.engine.search.recent_columns import RecentColumns
+from vecdb.engine.store.leases import leased
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.weighted_lru import WeightedLru
 from vecdb.engine.testing import opened_of
@@ -128,23 +129,20 @@ def test_another_process_sees_changes_at_once(tmp_path: Path) -> None:
 def test_an_earlier_state_is_not_decided_by_later_columns(filled: Filled) -> None:
     filled.add(0, 600)
     opened, deadline = opened_of(filled.docs), Deadline()
-    earlier = opened.snapshots.snapshot()
-    filled.change([f"r{i}" for i in range(300)], {"lang": "fr"})
-    later = opened.snapshots.snapshot()
     asked = parse_filter({"lang": "fr"})
-    for snapshot, expected in ((later, 300), (earlier, 0), (later, 300)):
-        [unit] = snapshot.units
-        assert (
-            opened.searcher.matcher.selection_of(snapshot, unit, asked, deadline).count == expected
-        )
-    fresh = RecentColumns(opened.store)
-    [unit] = later.units
-    found = fresh.decided(unit, later.state.seq, asked, deadline)
-    assert found is not None
-    assert (found.certain.count, found.undecided.count) == (300, 0)
-    found = fresh.decided(unit, earlier.state.seq, asked, deadline)
-    assert found is not None
-    assert (found.certain.count, found.undecided.count) == (0, 600)
+    with leased(opened.store):  # Else the records of the earlier state may be purged.
+        earlier = opened.snapshots.snapshot()
+        filled.change([f"r{i}" for i in range(300)], {"lang": "fr"})
+        later = opened.snapshots.snapshot()
+        for snapshot, expected in ((later, 300), (earlier, 0), (later, 300)):
+            [unit] = snapshot.units
+            found = opened.searcher.matcher.selection_of(snapshot, unit, asked, deadline)
+            assert found.count == expected
+        recent = RecentColumns(opened.store)
+        for snapshot, counts in ((later, (300, 0)), (earlier, (0, 600))):
+            decided = recent.decided(snapshot.units[0], snapshot.state.seq, asked, deadline)
+            assert decided is not None
+            assert (decided.certain.count, decided.undecided.count) == counts
 
 
 def test_the_budget_of_snapshots_bounds_them(filled: Filled) -> None:

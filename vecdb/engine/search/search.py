@@ -176,8 +176,9 @@ class Searcher:
         wish = query, k, ef, target, with_metadata
         if filter is None:
             return self.single.answer(*wish, deadline)
-        is_one = isinstance(filter, Filter)
-        return self.single_filtered.answer(*wish, filter, deadline) if is_one else None
+        if not isinstance(filter, Filter):
+            return None
+        return self.single_filtered.answer(*wish, filter, deadline)
 
     def _run(self, request: SearchRequest, deadline: Deadline, memory: CallMemory) -> HitColumns:
         if request.variant != PLAIN:
