@@ -17,6 +17,7 @@ snapshot           one committed state: segments, delete bitmaps, memtable
 column_matches     what the columns of a segment say about a filter
 recent_columns     columns in memory, of rows in no graph; row_runs: intervals of rows
 snapshot_manager   creates snapshots and caches the newest
+recent_batches     vectors of the newest batches, for the next snapshot
 memtable           rows not yet in a segment
 facets             values of a field and their counts; the fields
 listing            ids in order, page by page
