@@ -32,7 +32,8 @@ from vecdb.engine.search.real_curves import RealCurves
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.search.streaming import SnapshotTooOldError
-from vecdb.engine.segments.codecs.sketch import SKETCH, Sketch
+from vecdb.engine.segments.codecs.sketch import Sketch
+from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.segments.columns.columns import Columns
 from vecdb.engine.segments.columns.evaluating import codes_of
 from vecdb.engine.segments.columns.field import Field
