@@ -28,7 +28,7 @@ from vecdb.engine.search.memtable import nodes_of
 from vecdb.engine.search.row_runs import runs_of
 from vecdb.engine.search.snapshot import SearchUnit
 from vecdb.engine.search.streaming import check_not_too_old
-from vecdb.engine.segments.columns.columns import Columns, made_columns
+from vecdb.engine.segments.columns.columns import Columns, build_columns
 from vecdb.engine.segments.columns.evaluating import term_of
 from vecdb.engine.segments.columns.node_sets import NodeSet
 from vecdb.engine.segments.row_arrays import RowIds
@@ -207,7 +207,7 @@ class RecentColumns:
         np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)), out=offsets[1:])
         row_ids = RowIds(rows, offsets, np.frombuffer(b"".join(ids), np.uint8))
         named = named_paths(self._store.config)
-        return _Block(first, made_columns(row_ids, slices, seq, named), row_ids)
+        return _Block(first, build_columns(row_ids, slices, seq, named), row_ids)
 
     def _keep(self, key: int, made: _Made) -> None:
         excess: dict[Evictable, int] = {}
