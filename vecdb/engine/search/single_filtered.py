@@ -428,7 +428,8 @@ class SingleFiltered:
         if number > _K_MAX:
             return None
         effort = None if ef is None else checks.check_ef(ef, number)
-        wish = Wish(effort, checks.check_target_recall(target), exact=False)
+        wanted = checks.check_target_recall(target, self._store.config.target_recall)
+        wish = Wish(effort, wanted, exact=False)
         plan = self._planner.filtered_way(ground.unit, matching, blocks, number, wish, self._shapes)
         if not plan.walks and plan.scan != "sketches":
             return None
