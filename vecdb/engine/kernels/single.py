@@ -72,6 +72,8 @@ __all__ = [
     "find_by_graph",
     "find_by_scan",
     "find_by_sketches",
+    "ready",
+    "unchanged",
 ]
 
 SQUARED: Final = 0

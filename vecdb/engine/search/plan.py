@@ -63,7 +63,7 @@ _PLANS_MAX: Final = 64
 
 _DELETED_WIDENING: Final = 0.5
 """Part of the misses by which deleted rows lower the bound: half as many more misses if all rows
-were deleted."""
+were deleted. A walk aims as much higher, so that the bound keeps the target."""
 
 
 class Wish(NamedTuple):
@@ -156,7 +156,7 @@ class Planner:
             units = snapshot.units
             outside = snapshot.live_count - sum(unit.live_count for unit in units)
             plan = plan_search(units, outside, k, wish, self._real_curves, codes=self._codes)
-            expect_pages(units, plan)
+            expect_pages(units, plan.units)
             if len(plans) < _PLANS_MAX:
                 plans[k, wish] = plan
         return plan
@@ -181,18 +181,25 @@ class Planner:
 
     def _new_filtered_way(self, one: Selected, k: int, wish: Wish, shapes: Shapes) -> UnitPlan:
         unit, selection = one
+        return self.filtered_way(unit, selection.count, selection.blocks, k, wish, shapes)
+
+    def filtered_way(
+        self, unit: SearchUnit, matching: int, blocks: int, k: int, wish: Wish, shapes: Shapes
+    ) -> UnitPlan:
+        """Return the way through a unit of which so many live rows match, in so many blocks of
+        16."""
         sketch = unit.parts.get(SKETCH) if self._codes else None
         shape = UnitShape(
             unit.count,
-            selection.count,
-            selection.blocks,
+            matching,
+            blocks,
             unit.vectors.shape[1],
             0 if sketch is None else sketch.lines,
             self._codes and unit.parts.has(BYTE_CODES) and k * CODED_ROWS_A_HIT <= unit.count,
         )
         walk = walked = None
         if unit.parts.has(GRAPH) and not (wish.exact or wish.target >= 1):
-            walk = self._effort(unit, k, wish, selection.count / unit.count)
+            walk = self._effort(unit, k, wish, matching / unit.count)
             full, more = self._effort(unit, k, wish, 1.0), self._effort(unit, 10 * k, wish, 1.0)
             if walk is not None and full is not None and more is not None:
                 walked = shapes.of(unit, k, full, more)
@@ -220,9 +227,9 @@ class Planner:
         self._made, self._efforts = (None, {}), {}
 
 
-def expect_pages(units: Sequence[SearchUnit], plan: SearchPlan) -> None:
+def expect_pages(units: Sequence[SearchUnit], ways: Sequence[UnitPlan]) -> None:
     """Let the rows of graphs that are walked be read from the disk without those around them."""
-    for unit, way in zip(units, plan.units, strict=True):
+    for unit, way in zip(units, ways, strict=True):
         if way.walks:
             read_at_random(unit.vectors)
 
@@ -247,17 +254,17 @@ def plan_search(
     queries, oldest, live, known, curves = 0, None, other_rows, True, 0
     for unit in units:
         way, recalls = _SCAN, (1.0, 1.0)
+        widened = 1 + _DELETED_WIDENING * (1 - unit.live_count / max(1, unit.count))
         if unit.parts.has(GRAPH) and not (wish.exact or wish.target >= 1):
-            curve = _curve_of(unit, k, wish, real_curves, codes=codes)
+            aim = wish._replace(target=1 - (1 - wish.target) / widened)
+            curve = _curve_of(unit, k, aim, real_curves, codes=codes)
             curves += wish.ef is None and curve is not None
             if wish.ef is not None or curve is None:
                 way = UnitPlan(True, checks.check_ef(wish.ef, k))
                 known = False
-            elif (effort := curve.effort_for(k, wish.target)) is not None:
+            elif (effort := curve.effort_for(k, aim.target)) is not None:
                 way = UnitPlan(True, effort.ef, effort.gamma, effort.far, checks.check_ef(None, k))
-                deleted = 1 - unit.live_count / max(1, unit.count)
-                widened = (1 - effort.lower) * (1 + _DELETED_WIDENING * deleted)
-                recalls = (effort.expected, 1 - widened)
+                recalls = (effort.expected, 1 - (1 - effort.lower) * widened)
                 queries = min(queries or curve.queries, curve.queries)
                 oldest = min(oldest or curve.measured_at, curve.measured_at)
         ways.append(way)

@@ -205,13 +205,14 @@ class SingleSearch:
         if number > min(_K_MAX, records_at_once(self._store, _RECORDS_MAX)):
             return None
         effort = None if ef is None else checks.check_ef(ef, number)
-        wish = Wish(effort, checks.check_target_recall(target), exact=False)
+        wanted = checks.check_target_recall(target, self._store.config.target_recall)
+        wish = Wish(effort, wanted, exact=False)
         plan = plan_search(units, 0, number, wish, self._real_curves, codes=self._codes)
         config, codes = self._store.config, self._codes
         way = way_through(snapshot, plan, number, config, file.commits_at, codes=codes)
         if way is None:
             return None
-        expect_pages(units, plan)
+        expect_pages(units, plan.units)
         if len(snapshot.ways) < _WAYS_MAX:
             snapshot.ways[number, None if ef is None else int(ef), target, edition] = way
         return way
