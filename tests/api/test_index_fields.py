@@ -105,7 +105,7 @@ def test_filters_find_the_same_whatever_fields_are_named(tmp_path: Path) -> None
         assert "not in index_fields" in stats.columns_left_out
     finally:
         world.database.close()
-    checked(tmp_path / "data")
+    assert checked(tmp_path / "data")[0] == []
 
 
 def test_columns_hold_the_named_fields_alone() -> None:

@@ -120,7 +120,7 @@ def field_in(blob: Blob, entry: Entry, size: int) -> Field:
         starts=arrays["starts"],
         order=arrays["order"],
         holders=Holders(arrays["codes"], arrays.get("code_nodes"), arrays.get("code_offsets")),
-        types=entry["types"],
+        types=entry.get("types", {}),  # The first columns had none.
     )
 
 
