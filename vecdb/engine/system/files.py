@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.system.modes import creating, open_lock
+from vecdb.engine.system.write_back import PIECE_BYTES, WriteBack
 from vecdb.errors import UnavailableError
 from vecdb.os_errors import os_errors_translated
 from vecdb.reasons import Reason
@@ -145,7 +146,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def write_array(path: Path, array: npt.NDArray[np.generic]) -> dict[str, Any]:
     """Write an array as .npy and fsync it. Its data begin at a multiple of 64 bytes, as NumPy
-    writes them.
+    writes them. A large one is written to the disk piece by piece (``write_back.py``).
 
     Returns:
         Its entry for a manifest: dtype, shape, size of the file in bytes, CRC-32 of its data.
@@ -155,10 +156,14 @@ def write_array(path: Path, array: npt.NDArray[np.generic]) -> dict[str, Any]:
     crc = 0
     with open(path, "wb", opener=creating) as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        for start in range(0, len(raw), _CHUNK_BYTES):
-            chunk = raw[start : start + _CHUNK_BYTES]
-            crc = zlib.crc32(chunk, crc)
-            file.write(chunk)
+        write_back = WriteBack(file.fileno())
+        for start in range(0, len(raw), PIECE_BYTES):
+            piece = raw[start : start + PIECE_BYTES]
+            crc = zlib.crc32(piece, crc)
+            file.write(piece)
+            if len(raw) > PIECE_BYTES:
+                file.flush()
+                write_back.written_to(file.tell())
         file.flush()
         os.fsync(file.fileno())
         size = file.tell()
