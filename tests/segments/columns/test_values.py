@@ -16,7 +16,6 @@ from tests.filter_model import SCALARS
 from tests.model import flush_now, index_now
 from tests.places import override
 from tests.segments.columns.test_evaluating import SEED, check, columns_of
-from vecdb.engine.segments.columns.columns import Columns
 
 NUMBERS: list[Any] = [
     *(0, 1, -1, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63), 2**63 - 2),
@@ -151,11 +150,3 @@ def test_stats_name_the_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert segment.columns == "3 fields: n, x\\.y, x\\.y.z"
         assert segment.columns_left_out == "text: more than 50 distinct strings"
         assert docs.count(filter={"text": {"$prefix": "t1"}}) == 11
-
-
-def test_columns_without_numbers_of_types_are_read() -> None:
-    """As they were written at first."""
-    made = columns_of(rows_of([1, "a", None]))
-    for entry in made.directory["fields"]:
-        del entry["types"]
-    check(Columns(made.blob, made.directory, 3, None), rows_of([1, "a", None]), {"f": "a"})
