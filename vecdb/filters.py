@@ -1,6 +1,9 @@
 r"""Filters: conditions on the metadata and the id of rows. docs/filters.md has the semantics.
 
     filters.py            the form in Python and JSON, and ``Filter``
+    filter_nodes.py       the tree of a filter
+    filter_canonical.py   its canonical form and key
+    filter_limits.py      what a filter from outside may hold
     filter_nodes.py       the tree of a filter, its canonical form and its limits
     filter_hints.py       what a filter that is not valid probably means
     filter_predicates.py  the function that decides for a row
@@ -21,10 +24,11 @@ import numpy as np
 
 from vecdb import limits
 from vecdb.errors import InvalidArgumentError
+from vecdb.filter_canonical import canonical, distinct
 from vecdb.filter_hints import meant_by, meant_by_list
+from vecdb.filter_limits import Budget, bad_filter, path_text, split_path
 from vecdb.filter_nodes import (
     And,
-    Budget,
     Compare,
     Contains,
     Exists,
@@ -38,13 +42,8 @@ from vecdb.filter_nodes import (
     Path,
     Prefix,
     Scalar,
-    bad_filter,
-    canonical,
     depth_of,
-    distinct,
     leaves_of,
-    path_text,
-    split_path,
 )
 from vecdb.filter_predicates import Predicate, RawPredicate, compiled, compiled_for_json
 from vecdb.filter_predicates import needs_metadata as _needs_metadata
