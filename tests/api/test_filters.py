@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import pickle
+import random
 import re
 from datetime import date, datetime
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from tests.api.test_hostile_arguments import VALUES
 from vecdb import limits
 from vecdb.errors import InvalidArgumentError
+from vecdb.filter_shortcuts import plain_filter
 from vecdb.filters import (
     And,
     Compare,
@@ -378,3 +380,34 @@ def test_every_kind_of_value_at_every_place_is_taken_or_refused(name: str) -> No
     for error in refused:
         assert error.reason == "BAD_FILTER" and error.message.startswith("filter")
         assert len(error.message) < 500 and "\n" not in error.message
+
+
+def _plain_or_nearly(draw: random.Random) -> Any:
+    """Return what may stand beside a field in a plain filter, or in one that is not plain."""
+    values = [
+        *(draw.randint(-10, 10), draw.random(), -0.0, 5.0, 2.5, 1e300, 1e-7, 2**60, True, None),
+        *('a"b', "é", "x\\y", "\n", "en", "/", "\x7f", "long" * 20, float("nan"), float("inf")),
+    ]
+    if draw.random() < 0.4:
+        return draw.choice(values)
+    operators = ("$eq", "$gt", "$gte", "$lt", "$lte", "$ne", "$in", "other")
+    return {draw.choice(operators): draw.choice(values) for _ in range(draw.randint(0, 4))}
+
+
+def test_plain_filters_are_read_as_all_others() -> None:
+    seed = random.SystemRandom().randrange(2**32)
+    draw, plain = random.Random(seed), 0
+    for _ in range(20_000):
+        names = ("a", "b", "n1", "_x", "and", "a.b", "$id", "é", "$and", "")
+        count = draw.choice((1, 1, 2, 3, 0))
+        given = {draw.choice(names): _plain_or_nearly(draw) for _ in range(count)}
+        found = plain_filter(given)
+        if found is None:
+            continue
+        plain += 1
+        # Two objects in an $and are not plain, and mean the same.
+        expected = parse_filter({"$and": [given, {}]})
+        assert found[1].encode() == expected.key, (seed, given)
+        assert repr(found[0]) == repr(expected.root), (seed, given)
+        assert parse_filter(given) == expected
+    assert plain > 500

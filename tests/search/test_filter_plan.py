@@ -6,9 +6,18 @@ import itertools
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
-from vecdb.engine.search.filter_plan import Costs, UnitShape, WalkShape, cheapest, limits_of
+from vecdb.engine.search.filter_plan import (
+    Costs,
+    UnitShape,
+    WalkShape,
+    cheapest,
+    expected_blocks,
+    limits_of,
+    rounded_down,
+)
 
 WALK = WalkShape(visited=1_700, visited_tenth=4_100)
 
@@ -79,6 +88,21 @@ def test_costs_in_microseconds_leave_out_what_is_not_possible() -> None:
         "sketches": 1.0,
         "matches": 2.0,
     }
+
+
+def test_matches_anywhere_are_in_blocks_as_expected() -> None:
+    random = np.random.default_rng(2)
+    for matching in (1, 300, 40_000, 350_000, 400_000):
+        chosen = np.zeros(400_000, bool)
+        chosen[random.permutation(400_000)[:matching]] = True
+        blocks = np.count_nonzero(chosen.reshape(-1, 16).any(axis=1))
+        assert expected_blocks(400_000, matching) == pytest.approx(blocks, rel=0.03, abs=1)
+
+
+def test_numbers_of_matches_are_rounded_down_a_little() -> None:
+    numbers = [*range(1, 5_000), 10**6 + 7]
+    assert all(0.93 * number <= rounded_down(number) <= number for number in numbers)
+    assert len({rounded_down(number) for number in range(1, 400_000)}) < 300
 
 
 def _shapes() -> Iterator[tuple[UnitShape, WalkShape]]:

@@ -206,12 +206,10 @@ class Collection(CollectionSurface):
         searcher = self._opened.searcher
         deadline = None if timeout_s is None else Deadline(timeout_s)
         unusual = flags["exact"] or flags["include_vectors"] or flags["explain"]
-        unusual = unusual or filters is not None
         is_plain = (variant is PLAIN or variant.is_bound_only) and not unusual
         if is_plain and queries is not None and k is not None and queries.ndim == 1:
-            hits = searcher.single.answer(
-                queries, k, ef, flags["target_recall"], flags["include_metadata"], deadline
-            )
+            wish = k, ef, flags["target_recall"], flags["include_metadata"]
+            hits = searcher.short(queries, *wish, filters, deadline)
             if hits is not None:
                 return [hits if variant is PLAIN else variant.cut(hits)]
         request = SearchRequest(queries, k, ef, **flags, filter=filters, variant=variant)

@@ -201,9 +201,16 @@ def make_score_all(score_node: Callable[..., Any]) -> Callable[..., Any]:
     return score_all
 
 
+@inlined
+def has_bits(dead):
+    """Return whether a delete bitmap may mark a node."""
+    return dead.shape[0] > 0
+
+
 def make_best_first(
     score_node: Callable[..., Any], prefetch_node: Callable[..., Any], ahead: int, peeked: int,
-    together: int,
+    together: int, hides: Callable[..., Any] = has_bits,
+    is_hidden: Callable[..., Any] = is_deleted,
 ) -> Callable[..., Any]:  # fmt: skip
     """Return the walk as an inlined function; the module docstring has its arguments and result.
 
@@ -213,6 +220,8 @@ def make_best_first(
         ahead, peeked: nodes to ask for before they are scored, and of the candidate that is
             probably expanded next; peeked 0: all neighbours are scored before they are inserted.
         together: candidates whose neighbours are scored together.
+        hides, is_hidden: inlined (dead), (dead, node): return whether any node counts as deleted,
+            and whether one does; by default ``dead`` is a delete bitmap.
     """
     peek, scores_first = make_peek(prefetch_node, peeked), peeked == 0
     expand, score_all = make_expand(together), make_score_all(score_node)
@@ -222,13 +231,13 @@ def make_best_first(
         data, n, links, dead, node, score, k, ef, gamma, shift, slack, far, ef_far, deleted_max,
         probe, share, end_max, visited, seen, pool
     ):  # fmt: skip
-        has_deleted, heap = dead.shape[0] > 0, ef + 1
+        has_deleted, heap = hides(dead), ef + 1
         keys = pool.shape[0] - together * links.shape[1]
         bounding = max(k, ef_far)  # The first so many candidates decide where a walk by gamma ends.
         key = pack(score, node)
         visited[node >> 6] |= np.uint64(1) << np.uint64(node & 63)
         seen[0], end = node, 1
-        count = 0 if has_deleted and is_deleted(dead, node) else 1
+        count = 0 if has_deleted and is_hidden(dead, node) else 1
         pool[heap if count == 0 else 0] = key
         cursor, passed, waiting, deleted = 0, 0, 1 - count, 1 - count
         bound = NO_BOUND if count < ef else key
@@ -253,7 +262,7 @@ def make_best_first(
                     key = pack(score_node(data, node), node)
                 if key >= bound:
                     continue
-                if has_deleted and is_deleted(dead, node):
+                if has_deleted and is_hidden(dead, node):
                     add_waiting(pool, heap, waiting, key)
                     waiting, deleted = waiting + 1, deleted + 1
                     continue

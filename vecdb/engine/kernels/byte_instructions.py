@@ -24,6 +24,7 @@ __all__ = [
     "dot_heads",
     "load_float",
     "load_half",
+    "load_word",
     "prefetch_bytes",
 ]
 
@@ -255,3 +256,4 @@ def _loader(llvm_type, numba_type):
 
 load_float = intrinsic(_loader(_F32, types.float32))
 load_half = intrinsic(_loader(_I16, types.uint16))
+load_word = intrinsic(_loader(_I32, types.uint32))

@@ -17,6 +17,8 @@ Importing it compiles the kernels or reads them from numba's cache. In reading o
     byte_codes    lower bounds of scores by codes of 8 bits
     code_scan     exact nearest rows, most of them ruled out by such bounds
     node_scan     nearest rows of some nodes
+    code_ranges   nodes whose code is in a range
+    single_matching  as single, for rows that match a filter
     build_codes   codes of 8 bits, on which graphs are built
     build         links of a batch of rows
     lists         work on whole graphs and segments
@@ -33,6 +35,7 @@ from vecdb.engine.kernels.best_first import NO_GAMMA, Scratch
 from vecdb.engine.kernels.build import find_links, link_back
 from vecdb.engine.kernels.build_codes import encode_for_build
 from vecdb.engine.kernels.byte_codes import BLOCK_ROWS, encode_rows
+from vecdb.engine.kernels.code_ranges import count_in_range, mark_range
 from vecdb.engine.kernels.code_scan import scan_by_codes, scan_codes
 from vecdb.engine.kernels.distance import EUCLIDEAN, INNER, prepare_rows
 from vecdb.engine.kernels.instructions import LANES
@@ -46,6 +49,7 @@ from vecdb.engine.kernels.node_scan import (
 )
 from vecdb.engine.kernels.scan import scan_rows, sort_heaps
 from vecdb.engine.kernels.single import COSINE, DOT, SQUARED, find_by_graph, find_by_sketches
+from vecdb.engine.kernels.single_matching import FOUND, NO_LIST, find_matching
 from vecdb.engine.kernels.sketch_walk import (
     effort_by_sketches,
     rank_by_sketch,
@@ -59,12 +63,15 @@ __all__ = [
     "COSINE",
     "DOT",
     "EUCLIDEAN",
+    "FOUND",
     "INNER",
     "KERNELS",
     "LANES",
     "NO_GAMMA",
+    "NO_LIST",
     "SQUARED",
     "Scratch",
+    "count_in_range",
     "effort_by_sketches",
     "encode_for_build",
     "encode_rows",
@@ -72,9 +79,11 @@ __all__ = [
     "find_by_sketches",
     "find_levels",
     "find_links",
+    "find_matching",
     "hash_rows",
     "link_back",
     "list_live",
+    "mark_range",
     "mask_others",
     "prepare_rows",
     "rank_by_sketch",
@@ -96,6 +105,6 @@ KERNELS: Final = (
     *(walk_graph, walk_sketches, rank_by_sketch, scan_rows, sort_heaps, prepare_rows),
     *(find_levels, hash_rows, relink_lists, find_by_graph, find_by_sketches),
     *(encode_rows, scan_codes, scan_nodes, scan_sketches, list_live, mask_others),
-    *(encode_for_build, find_links, link_back),
+    *(encode_for_build, find_links, link_back, count_in_range, mark_range, find_matching),
 )
 """All kernels. Each has one signature; a test checks that no call adds another."""

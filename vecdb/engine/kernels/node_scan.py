@@ -19,7 +19,16 @@ import numpy.typing as npt
 from numba import types
 
 from vecdb.engine.kernels.candidates import NO_BOUND, insert, node_of, pack, score_of
-from vecdb.engine.kernels.compiling import BYTES, FLOAT, FLOATS, INT, kernel, read, written
+from vecdb.engine.kernels.compiling import (
+    BYTES,
+    FLOAT,
+    FLOATS,
+    INT,
+    inlined,
+    kernel,
+    read,
+    written,
+)
 from vecdb.engine.kernels.distance import pair_score
 from vecdb.engine.kernels.inputs import check_results, check_shapes, is_deleted
 from vecdb.engine.kernels.instructions import prefetch_row
@@ -33,7 +42,14 @@ from vecdb.engine.kernels.sketches import (
     prepare_query,
 )
 
-__all__ = ["list_live", "mask_others", "scan_nodes", "scan_nodes_by_sketches", "scan_sketches"]
+__all__ = [
+    "list_live",
+    "mask_others",
+    "nearest_sketches",
+    "scan_nodes",
+    "scan_nodes_by_sketches",
+    "scan_sketches",
+]
 
 _ROWS_AHEAD: Final = 8
 _LINES_AHEAD: Final = 16
@@ -91,6 +107,29 @@ def scan_nodes(
         heap_counts[query] = size
 
 
+@inlined
+def nearest_sketches(data, nodes, start, stop, n, dead, most, pool):
+    """Write the keys of the nearest of nodes[start:stop] by their sketches to the pool, ascending,
+    at most so many; return their number. Nodes outside the rows, and deleted ones, are left out."""
+    count, bound = 0, NO_BOUND
+    for at in range(start, stop):
+        if at + _SKETCHES_AHEAD < stop:
+            ahead = np.int64(nodes[at + _SKETCHES_AHEAD])
+            if 0 <= ahead < n:
+                prefetch_sketch(data, ahead)
+        node = np.int64(nodes[at])
+        if node < 0 or node >= n:
+            continue
+        key = pack(estimate(data, node), node)
+        if key >= bound or (dead.shape[0] > 0 and is_deleted(dead, node)):
+            continue
+        insert(pool, count, key)
+        count = min(count + 1, most)
+        if count == most:
+            bound = pool[most - 1]
+    return count
+
+
 @kernel(types.void(
     FLOATS, read(types.uint8, 2), read(types.float32, 1), read(types.uint8, 2),
     read(types.float32, 1), FLOAT, NODES, FLOATS, INT, INT, INT, INT, INT,
@@ -117,7 +156,7 @@ def scan_sketches(
     floats = np.zeros(max(width, heads), np.float32)
     query_bytes, head_bytes = np.zeros(width, np.int8), np.zeros(heads + 1, np.int8)
     query_heads = np.zeros(lines * HEADS_OF_LINE, np.int8)
-    most = min(max(rescored, k), nodes.shape[0])
+    most, nothing = min(max(rescored, k), nodes.shape[0]), np.empty(0, np.uint8)
     pool, exact = np.empty(most + 1, np.uint64), np.empty(most + 1, np.uint64)
     for query in range(first, last):
         out_counts[query] = 0
@@ -128,22 +167,7 @@ def scan_sketches(
             head_bytes, query_heads,
         )  # fmt: skip
         data = (sketches, query_heads, lines, offset, weight)
-        count, bound = 0, NO_BOUND
-        for at in range(nodes.shape[0]):
-            if at + _SKETCHES_AHEAD < nodes.shape[0]:
-                ahead = np.int64(nodes[at + _SKETCHES_AHEAD])
-                if 0 <= ahead < n:
-                    prefetch_sketch(data, ahead)
-            node = np.int64(nodes[at])
-            if node < 0 or node >= n:
-                continue
-            key = pack(estimate(data, node), node)
-            if key >= bound:
-                continue
-            insert(pool, count, key)
-            count = min(count + 1, most)
-            if count == most:
-                bound = pool[most - 1]
+        count = nearest_sketches(data, nodes, 0, nodes.shape[0], n, nothing, most, pool)
         score_again(vectors, queries, query, metric, pool, count, exact)
         for i in range(min(count, k)):
             out_nodes[query, i], out_scores[query, i] = node_of(exact[i]), score_of(exact[i])

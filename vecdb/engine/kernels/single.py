@@ -48,7 +48,18 @@ from vecdb.engine.kernels.distance import prepare_rows
 from vecdb.engine.kernels.sketch_walk import walk_sketches
 from vecdb.engine.kernels.walk import walk_graph
 
-__all__ = ["COSINE", "DOT", "SQUARED", "find_by_graph", "find_by_sketches"]
+__all__ = [
+    "COSINE",
+    "DOT",
+    "GIVEN",
+    "SQUARED",
+    "check_given",
+    "find_by_graph",
+    "find_by_sketches",
+    "gathered",
+    "ready",
+    "unchanged",
+]
 
 SQUARED: Final = 0
 """Distances are square roots of scores."""
@@ -122,7 +133,7 @@ def gathered(
 
 
 _OUT = (written(types.int64, 1), written(types.uint8, 1), written(types.float32, 1))
-_GIVEN = (
+GIVEN = (
     *(INT, INT, INT, read(types.float32, 1)),
     *(written(types.uint64, 1), written(types.int32, 1), written(types.uint64, 1)),
     *_OUT,
@@ -144,7 +155,7 @@ def check_given(raw, numbers, distances, whole, parts, vectors, rows, id_offsets
         raise ValueError("single: arrays that don't belong together")
 
 
-@kernel(types.boolean(*_GIVEN, read(types.int32, 1), INTS, INT, INT))
+@kernel(types.boolean(*GIVEN, read(types.int32, 1), INTS, INT, INT))
 def find_by_graph(
     descriptor, size, commit, raw, visited, seen, pool, numbers, text, distances, whole, parts,
     vectors, links, dead, rows, id_offsets, id_bytes, upper_offsets, upper_links,
@@ -183,7 +194,7 @@ def find_by_graph(
 
 
 @kernel(types.boolean(
-    *_GIVEN, read(types.uint8, 2), read(types.int32, 1), read(types.uint8, 2),
+    *GIVEN, read(types.uint8, 2), read(types.int32, 1), read(types.uint8, 2),
     read(types.float32, 1), read(types.uint8, 2), read(types.float32, 1),
 ))  # fmt: skip
 def find_by_sketches(

@@ -41,13 +41,22 @@ from vecdb.engine.kernels.sketches import (
     prepare_query,
 )
 
-__all__ = ["effort_by_sketches", "rank_by_sketch", "walk_by_sketches", "walk_sketches"]
+__all__ = [
+    "EXPANDED_TOGETHER",
+    "SKETCHES_AHEAD",
+    "effort_by_sketches",
+    "nearest_hub",
+    "rank_by_sketch",
+    "score_again",
+    "walk_by_sketches",
+    "walk_sketches",
+]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-_SKETCHES_AHEAD = 64
-_EXPANDED_TOGETHER = 2
+SKETCHES_AHEAD = 64
+EXPANDED_TOGETHER = 2
 _ROWS_AHEAD, _LINES_AHEAD = 4, 16
 
 _PAGE_BYTES = mmap.PAGESIZE
@@ -55,7 +64,7 @@ _WILL_NEED = int(mmap.MADV_WILLNEED)
 _madvise = types.ExternalFunction("madvise", types.int32(types.int64, types.int64, types.int32))
 
 
-best_first = make_best_first(estimate, prefetch_sketch, _SKETCHES_AHEAD, 0, _EXPANDED_TOGETHER)
+best_first = make_best_first(estimate, prefetch_sketch, SKETCHES_AHEAD, 0, EXPANDED_TOGETHER)
 
 
 @inlined

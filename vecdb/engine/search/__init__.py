@@ -6,7 +6,7 @@ filter_plan        the cheapest way to search a unit with a filter
 walk_shapes        how many nodes walks visit in a graph, measured
 node_scans         scans of the nodes that match
 matching           which rows match a filter; id_rows: the rows of a set of ids
-single             the short way of one query in one graph
+single             the short way of one query in one graph; single_filtered: with a filter
 plan               walk or scan for each unit, with which effort, and the recall to expect
 disk_reads         whether searches wait for the disk
 hits               merges the units' results; adds ids, metadata and vectors
@@ -16,6 +16,7 @@ request            the arguments of a search; call_bytes: the memory that it res
 snapshot           one committed state: segments, delete bitmaps, memtable
 column_matches     which nodes match by the columns of a segment, and which are undecided
 column_values      the values of fields by the columns of a segment
+recent_columns     columns in memory, of rows in no graph; row_runs: intervals of rows
 snapshot_manager   creates snapshots and caches the newest
 recent_batches     vectors of the newest batches, for the next snapshot
 memtable           rows not yet in a segment
@@ -39,7 +40,6 @@ __all__ = [
     "meter",
     "samples",
     "search",
-    "segment_ids",
     "snapshot",
     "snapshot_manager",
 ]

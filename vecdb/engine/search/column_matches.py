@@ -20,7 +20,15 @@ from vecdb.engine.segments.columns.node_sets import NodeSet
 from vecdb.engine.store.store import Store
 from vecdb.filters import Filter
 
-__all__ = ["Counted", "Decided", "counted", "decided", "usable_columns"]
+__all__ = [
+    "Counted",
+    "Decided",
+    "counted",
+    "decided",
+    "has_stale_rows",
+    "usable_columns",
+    "without_deleted",
+]
 
 
 class Decided(NamedTuple):
@@ -56,7 +64,7 @@ def decided(store: Store, unit: SearchUnit, seq: int, filter: Filter) -> Decided
     stale = _stale(store, columns, unit, seq, filter)
     if stale.count:
         certain, undecided = certain.minus(stale), undecided | stale
-    return Decided(certain, _live(unit, undecided))
+    return Decided(certain, without_deleted(unit, undecided))
 
 
 def counted(store: Store, unit: SearchUnit, seq: int, filter: Filter) -> Counted | None:
@@ -79,7 +87,13 @@ def counted(store: Store, unit: SearchUnit, seq: int, filter: Filter) -> Counted
         hidden = np.union1d(hidden, deleted) if len(hidden) else deleted
     if len(hidden):
         count -= int(np.count_nonzero(term.among(hidden)[0]))
-    return Counted(count, _live(unit, stale))
+    return Counted(count, without_deleted(unit, stale))
+
+
+def has_stale_rows(store: Store, columns: Columns, unit: SearchUnit, seq: int) -> bool:
+    """Return whether the metadata of some rows of a unit have changed by ``seq`` since its columns
+    were made."""
+    return len(_changed(store, columns, unit, seq)) > 0
 
 
 def _term(columns: Columns, unit: SearchUnit, filter: Filter) -> Term:
@@ -89,14 +103,22 @@ def _term(columns: Columns, unit: SearchUnit, filter: Filter) -> Term:
 
 def _stale(store: Store, columns: Columns, unit: SearchUnit, seq: int, filter: Filter) -> NodeSet:
     """Return the nodes that columns must not decide."""
+    if not filter.needs_metadata:
+        return NodeSet.none_of(unit.count)
+    return NodeSet.of_nodes(unit.count, _changed(store, columns, unit, seq))
+
+
+def _changed(store: Store, columns: Columns, unit: SearchUnit, seq: int) -> npt.NDArray[np.int64]:
+    """Return the nodes whose metadata have changed by ``seq``, ascending."""
     rows: npt.NDArray[np.int64] = unit.rows[: unit.count]
-    if not filter.needs_metadata or not len(rows) or seq == columns.seq:
-        return NodeSet.none_of(len(rows))
+    if not len(rows) or seq == columns.seq:
+        return np.zeros(0, np.int64)
     changed = store.changed_rows.since(columns.seq, seq, int(rows[0]), int(rows[-1]) + 1)
-    return NodeSet.of_nodes(len(rows), nodes_of(rows, changed))
+    return nodes_of(rows, changed)
 
 
-def _live(unit: SearchUnit, nodes: NodeSet) -> NodeSet:
+def without_deleted(unit: SearchUnit, nodes: NodeSet) -> NodeSet:
+    """Return the nodes of a set that are live in a unit."""
     if not nodes.count or not unit.delete_bitmap.size:
         return nodes
     return nodes.minus(NodeSet.of_bits(unit.count, unit.delete_bitmap))

@@ -27,7 +27,16 @@ from __future__ import annotations
 import math
 from typing import Final, Literal, NamedTuple
 
-__all__ = ["Costs", "FilteredWay", "UnitShape", "WalkShape", "cheapest", "limits_of"]
+__all__ = [
+    "Costs",
+    "FilteredWay",
+    "UnitShape",
+    "WalkShape",
+    "cheapest",
+    "expected_blocks",
+    "limits_of",
+    "rounded_down",
+]
 
 Scan = Literal["sketches", "matches", "rows"]
 
@@ -41,6 +50,9 @@ _SHARE_MIN: Final = 0.5
 
 _SURE_OF_WALK: Final = 0.9
 """A walk is taken if it costs less than this part of a scan: it may have to give up."""
+
+_BLOCK_ROWS: Final = 16
+_PLANNED_BITS: Final = 5
 
 _MEASURED_TO: Final = 10.0
 _BEYOND: Final = 0.85
@@ -144,6 +156,18 @@ def limits_of(shape: UnitShape, costs: Costs) -> tuple[int, float, int]:
     most = costs.scan / visit_ns(shape)
     most_visited = max(most, costs.walk / visit_ns(shape))
     return int(_PROBE_PART * most), share / (1 - share), int(most_visited)
+
+
+def expected_blocks(rows: int, matching: int) -> int:
+    """Return how many blocks of 16 rows have a match if so many match, whatever their place."""
+    share = min(1.0, matching / max(1, rows))
+    return math.ceil(rows / _BLOCK_ROWS * (1 - (1 - share) ** _BLOCK_ROWS))
+
+
+def rounded_down(matching: int) -> int:
+    """Return a number of matches at most a sixteenth less, so that few have to be planned."""
+    step = max(0, matching.bit_length() - _PLANNED_BITS)
+    return matching >> step << step
 
 
 def visit_ns(shape: UnitShape) -> float:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -26,6 +26,8 @@ from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.search.column_matches import counted, decided
 from vecdb.engine.search.id_rows import ids_in, rows_with_ids
 from vecdb.engine.search.memtable import nodes_of
+from vecdb.engine.search.recent_columns import RecentColumns
+from vecdb.engine.search.row_runs import runs_of
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.streaming import check_not_too_old
 from vecdb.engine.segments.columns.column_part import COLUMNS
@@ -41,9 +43,6 @@ __all__ = ["Matcher", "Selection", "matches_of"]
 
 _SLICE_ROWS: Final = 5_000
 """Rows whose records one transaction reads: about 20 ms."""
-
-_GAP_MAX: Final = 8
-"""Row numbers between two wanted rows that are read over."""
 
 _LOG_MAX: Final = 1_000
 """Batches of the log that are read to bring something up to date; after more it is found again."""
@@ -118,14 +117,19 @@ class Selection:
 
 
 def matches_of(
-    store: Store, snapshot: Snapshot, unit: SearchUnit, filter: Filter, deadline: Deadline
+    store: Store,
+    snapshot: Snapshot,
+    unit: SearchUnit,
+    filter: Filter,
+    deadline: Deadline,
+    recent: RecentColumns | None = None,
 ) -> Matches:
-    """Return which nodes of a unit match, by the columns of its segment and by records at the
-    snapshot's seq.
+    """Return which nodes of a unit match, by the columns of its segment, by ``recent`` ones, and by
+    records at the snapshot's seq.
 
-    Records decide for all rows outside of segments with columns; for rows whose metadata changed
-    since these were made; and where columns do not decide. Nodes that the unit's delete bitmap
-    marks may be included or not.
+    Records decide for all rows without columns; for rows whose metadata changed since these were
+    made; and where columns do not decide. Nodes that the unit's delete bitmap marks may be included
+    or not.
 
     Raises:
         SnapshotTooOldError: some of the rows may have been purged.
@@ -139,6 +143,8 @@ def matches_of(
         if with_ids.is_complete:
             return _among(store, rows, with_ids.rows, seq, filter, deadline)
     found = decided(store, unit, seq, filter)
+    if found is None and recent is not None:
+        found = recent.decided(unit, seq, filter, deadline)
     if found is None:
         return Matches.of_marks(_evaluated(store, rows, seq, filter, deadline))
     if not found.undecided.count:
@@ -174,7 +180,7 @@ def _evaluated(
         found = []
         with store.environment.read() as transaction:
             check_not_too_old(store, transaction, seq)
-            for first, end in _runs(some):
+            for first, end in runs_of(some):
                 found += [
                     row
                     for row, encoded, raw in store.rows.iterate_records(
@@ -184,13 +190,6 @@ def _evaluated(
                 ]
         marks[start + nodes_of(some, np.array(found, np.int64))] = True
     return marks
-
-
-def _runs(rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield intervals of row numbers that contain all rows, and few others."""
-    edges = np.flatnonzero(np.diff(rows) > _GAP_MAX)
-    for first, last in zip([0, *(edges + 1)], [*edges, len(rows) - 1], strict=True):
-        yield int(rows[first]), int(rows[last]) + 1
 
 
 @dataclass(frozen=True)
@@ -222,12 +221,16 @@ class _Entry:
 class Matcher:
     """Finds which rows match, and keeps it. Thread-safe.
 
+    Attributes:
+        recent: columns of rows that are in no graph.
+
     Args:
         budget: bounds the memory of all collections' snapshots and matches.
     """
 
     def __init__(self, store: Store, budget: WeightedLru | None = None) -> None:
         self._store, self._budget = store, budget
+        self.recent = RecentColumns(store, budget)
         self._lock = threading.Lock()
         self._entries: OrderedDict[tuple[int, bytes], _Entry] = OrderedDict()
         self._bytes = 0
@@ -270,7 +273,9 @@ class Matcher:
         if known is not None and known.seq == seq and known.fits(unit):
             return known.selection
         found = None if known is None else self._updated(known, seq, unit, filter, deadline)
-        matches = found or matches_of(self._store, snapshot, unit, filter, deadline)
+        if found is None:
+            found = matches_of(self._store, snapshot, unit, filter, deadline, self.recent)
+        matches = found
         if known is not None and matches is known.selection.matches and known.fits(unit):
             selection = known.selection
         else:
@@ -336,6 +341,7 @@ class Matcher:
 
     def forget(self) -> None:
         """Drop all, for example when the collection's files are closed."""
+        self.recent.forget()
         with self._lock:
             self._entries.clear()
             self._bytes = 0

@@ -152,7 +152,7 @@ class Planner:
             units = snapshot.units
             outside = snapshot.live_count - sum(unit.live_count for unit in units)
             plan = plan_search(units, outside, k, wish, self._real_curves, codes=self._codes)
-            expect_pages(units, plan)
+            expect_pages(units, plan.units)
             if len(plans) < _PLANS_MAX:
                 plans[k, wish] = plan
         return plan
@@ -177,18 +177,25 @@ class Planner:
 
     def _new_filtered_way(self, one: Selected, k: int, wish: Wish, shapes: Shapes) -> UnitPlan:
         unit, selection = one
+        return self.filtered_way(unit, selection.count, selection.blocks, k, wish, shapes)
+
+    def filtered_way(
+        self, unit: SearchUnit, matching: int, blocks: int, k: int, wish: Wish, shapes: Shapes
+    ) -> UnitPlan:
+        """Return the way through a unit of which so many live rows match, in so many blocks of
+        16."""
         sketch = unit.parts.get(SKETCH) if self._codes else None
         shape = UnitShape(
             unit.count,
-            selection.count,
-            selection.blocks,
+            matching,
+            blocks,
             unit.vectors.shape[1],
             0 if sketch is None else sketch.lines,
             self._codes and unit.parts.has(BYTE_CODES) and k * CODED_ROWS_A_HIT <= unit.count,
         )
         walk = walked = None
         if unit.parts.has(GRAPH) and not (wish.exact or wish.target >= 1):
-            walk = self._effort(unit, k, wish, selection.count / unit.count)
+            walk = self._effort(unit, k, wish, matching / unit.count)
             full, more = self._effort(unit, k, wish, 1.0), self._effort(unit, 10 * k, wish, 1.0)
             if walk is not None and full is not None and more is not None:
                 walked = shapes.of(unit, k, full, more)
@@ -216,9 +223,9 @@ class Planner:
         self._made, self._efforts = (None, {}), {}
 
 
-def expect_pages(units: Sequence[SearchUnit], plan: SearchPlan) -> None:
+def expect_pages(units: Sequence[SearchUnit], ways: Sequence[UnitPlan]) -> None:
     """Let the rows of graphs that are walked be read from the disk without those around them."""
-    for unit, way in zip(units, plan.units, strict=True):
+    for unit, way in zip(units, ways, strict=True):
         if way.walks:
             read_at_random(unit.vectors)
 

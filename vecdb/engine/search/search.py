@@ -12,7 +12,7 @@ One query runs on its caller's thread, a batch of queries on several (``kernels/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -32,6 +32,7 @@ from vecdb.engine.search.real_curves import RealCurves
 from vecdb.engine.search.request import SearchRequest
 from vecdb.engine.search.samples import SampleTap
 from vecdb.engine.search.single import SingleSearch
+from vecdb.engine.search.single_filtered import SingleFiltered
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.search.streaming import SnapshotTooOldError, read_slices
@@ -51,7 +52,7 @@ from vecdb.errors import DataLossError
 from vecdb.filters import Filter
 from vecdb.reasons import Reason
 from vecdb.search_variants import PLAIN
-from vecdb.types import HitColumns, Metric
+from vecdb.types import HitColumns, Hits, Metric
 from vecdb.vector_arrays import as_queries
 
 __all__ = ["SCAN_SLICE_FLOATS", "SORT_SLICE_HITS", "SearchRequest", "Searcher"]
@@ -116,6 +117,10 @@ class Searcher:
         self.single = SingleSearch(
             store, snapshots, pool, self.tap, self.real_curves, self._disk_reads, codes=codes
         )
+        self.single_filtered = SingleFiltered(
+            store, snapshots, pool, self.matcher, self.planner, self._walk_shapes,
+            self.real_curves, self._disk_reads, codes=codes,
+        )  # fmt: skip
 
     def run(self, request: SearchRequest, deadline: Deadline) -> HitColumns:
         """Return the hits of all queries.
@@ -148,23 +153,32 @@ class Searcher:
         if query.dtype != np.float32 or request.exact or request.include_vectors:
             return None
         variant = request.variant
-        if request.explain or request.filter is not None:
-            return None
-        if request.k is None or not variant.is_bound_only:
+        if request.explain or request.k is None or not variant.is_bound_only:
             return None
         raw = np.ascontiguousarray(query.reshape(-1))
-        hits = self.single.answer(
-            raw, request.k, request.ef, request.target_recall, request.include_metadata, deadline
-        )
+        wish = request.k, request.ef, request.target_recall, request.include_metadata
+        hits = self.short(raw, *wish, request.filter, deadline)
         if hits is None:
             return None
         hits = variant.cut(hits)
         metadata, info = hits.raw_metadata, hits.info
         take_hits_memory(memory, len(hits), sum(map(len, metadata or ())))
-        visited, deleted = [info.visited], [info.deleted_visited]
-        return HitColumns(
-            [len(hits)], hits.ids, hits.distances, metadata, None, info, visited, deleted
-        )
+        passed = [info.deleted_visited], [] if request.filter is None else [info.gated]
+        found = hits.ids, hits.distances, metadata, None, info, [info.visited]
+        return HitColumns([len(hits)], *found, *passed)
+
+    def short(
+        self, query: npt.NDArray[np.float32], k: int, ef: int | None, target: float | None,
+        with_metadata: bool, filter: Filter | Sequence[Filter] | None, deadline: Deadline | None,
+    ) -> Hits | None:  # fmt: skip
+        """Return the hits of one query, float32 (dim,), by ``single`` or ``single_filtered``; None
+        to leave it to ``run_general``."""
+        wish = query, k, ef, target, with_metadata
+        if filter is None:
+            return self.single.answer(*wish, deadline)
+        if not isinstance(filter, Filter):
+            return None
+        return self.single_filtered.answer(*wish, filter, deadline)
 
     def _run(self, request: SearchRequest, deadline: Deadline, memory: CallMemory) -> HitColumns:
         if request.variant != PLAIN:

@@ -17,8 +17,8 @@ def segment_ids(snapshot: Snapshot, rows: npt.NDArray[np.int64]) -> list[bytes |
     """Return the ids of rows, int64 (n,), ascending, as UTF-8; None for those that are in no
     segment, or in one that is seen to be damaged.
 
-    The files of a segment may be damaged without being seen to be. Who changes something by an id
-    compares it with the store.
+    The files of a segment may be damaged without being seen to be: for changes of rows, ids are
+    read from the store.
     """
     found: list[bytes | None] = [None] * len(rows)
     for segment in snapshot.segments:

@@ -246,7 +246,7 @@ class SingleSearch:
         plan = plan_search(units, 0, number, wish, self._real_curves, codes=self._codes)
         if not plan.units[0].walks:
             return None
-        expect_pages(units, plan)
+        expect_pages(units, plan.units)
         sketch = units[0].parts.get(SKETCH) if self._codes else None
         way = _Way(snapshot, sketch, self._store.config, commits_at, number, plan)
         if len(snapshot.ways) < _WAYS_MAX:

@@ -237,6 +237,11 @@ class Snapshot:
         return {}
 
     @cached_property
+    def filtered(self) -> dict[str, Any]:
+        """Return what ``single_filtered`` keeps with a snapshot."""
+        return {}
+
+    @cached_property
     def memtable_units(self) -> tuple[SearchUnit, ...]:
         """Return the memtable as search units, ascending; those without live rows are left out."""
         return tuple(

@@ -33,6 +33,7 @@ __all__ = [
     "parts",
     "rebuilding",
     "recall_part",
+    "row_arrays",
     "segment",
     "verifying",
 ]

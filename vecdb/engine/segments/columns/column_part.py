@@ -1,7 +1,8 @@
 """The part of a segment that holds its columns; ``blob`` has the layout.
 
 It is derived from the records of the store, for segments with a graph: these are written by the
-indexer, and live long. Rows of flat segments are decided by their records.
+indexer, and live long. For rows of flat segments searches make columns in memory
+(``search/recent_columns.py``).
 """
 
 from __future__ import annotations

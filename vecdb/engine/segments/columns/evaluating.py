@@ -26,7 +26,7 @@ from vecdb.engine.segments.columns.field import CodeRange, Field, Scalar
 from vecdb.engine.segments.columns.node_sets import Array, Mask, NodeSet
 from vecdb.engine.segments.row_arrays import RowArrays, RowIds
 
-__all__ = ["Bounds", "Term", "term_of"]
+__all__ = ["Bounds", "Term", "codes_of", "term_of"]
 
 _NARROWED_FROM = 4
 """A term is only asked about the nodes found so far if it would read so many times as many, and"""
@@ -351,11 +351,19 @@ def _of_field(
         return _of_values(field, node.values, in_lists=False)
     if node.op is filters.Order.EQ:
         return _of_values(field, (node.value,), in_lists=False)
-    assert node.value is not None
-    inclusive = node.op in (filters.Order.GTE, filters.Order.LTE)
-    is_below = node.op in (filters.Order.LT, filters.Order.LTE)
-    side = field.below if is_below else field.above
-    return _Values(field, [side(node.value, inclusive=inclusive)], odd=True, in_lists=False)
+    return _Values(field, [codes_of(field, node)], odd=True, in_lists=False)
+
+
+def codes_of(field: Field, node: filters.Compare) -> CodeRange:
+    """Return the codes of the values that compare as a node of a filter says. Values that are not
+    indexed have none."""
+    op, value = node.op, node.value
+    if op is filters.Order.EQ:
+        return field.equal(value)
+    assert value is not None
+    if op is filters.Order.LT or op is filters.Order.LTE:
+        return field.below(value, inclusive=op is filters.Order.LTE)
+    return field.above(value, inclusive=op is filters.Order.GTE)
 
 
 def _of_values(field: Field, values: Sequence[Scalar], *, in_lists: bool) -> Term:

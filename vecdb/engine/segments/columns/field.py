@@ -24,7 +24,8 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.segments.columns.node_sets import Array, Mask, Nodes, NodeSet, packed
+from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.segments.columns.node_sets import Array, Bits, Mask, Nodes, NodeSet, packed
 from vecdb.engine.segments.columns.numbers import number_at, position_of
 
 __all__ = ["FIRST_NUMBER", "CodeRange", "Field", "Holders", "Scalar", "Texts"]
@@ -231,8 +232,7 @@ class Field:
         if is_dense and len(ranges) <= _RANGES_ONE_BY_ONE:
             total = sum(map(len, slices))
             if total * _DENSE > self.size:
-                inside = self._inside(self.holders.codes, ranges)
-                return NodeSet.of_bits(self.size, packed(inside), total)
+                return NodeSet.of_bits(self.size, self._marked(ranges), total)
         if len(slices) == 1 and len(ranges) == 1 and ranges[0][1] - ranges[0][0] == 1:
             return NodeSet.of_nodes(self.size, slices[0])
         total = sum(map(len, slices))
@@ -245,6 +245,19 @@ class Field:
         if not self.is_single and len(nodes):
             nodes = nodes[np.diff(nodes, prepend=-1) > 0]
         return NodeSet.of_nodes(self.size, nodes)
+
+    def _marked(self, ranges: Sequence[CodeRange]) -> Bits:
+        """Return the bitmap of nodes whose code, which each node has, is in some ranges."""
+        codes = np.ascontiguousarray(self.holders.codes)
+        raw, shift, bits = codes.view(np.uint8), codes.itemsize.bit_length() - 1, None
+        for low, high in ranges:
+            if low >= high:
+                continue
+            found = np.empty((self.size + 7) // 8, np.uint8)
+            load_kernels().mark_range(raw, shift, self.size, low, high - low, found)
+            bits = found if bits is None else bits | found
+        assert bits is not None
+        return bits
 
     def holds(self, nodes: Array, ranges: Sequence[CodeRange]) -> Mask:
         """Return which of some nodes have a value in ranges of codes, bool (len(nodes),)."""

@@ -68,10 +68,10 @@ def position_of(whole: Whole, fraction: Fraction | None, value: int | float, *, 
         whole, fraction: of numbers in their order; None if no fraction differs from 0.
     """
     wanted, part = split_one(value)
+    if fraction is None:  # All are integers.
+        is_after = part > 0 or (part == 0 and after)
+        return int(whole.searchsorted(wanted, "right" if is_after else "left"))
     low = int(whole.searchsorted(wanted, "left"))
     high = int(whole.searchsorted(wanted, "right"))
-    if fraction is None:
-        # All fractions in [low, high) are 0.
-        return high if part > 0 or (part == 0 and after) else low
     inside = fraction[low:high].searchsorted(part, "right" if after else "left")
     return low + int(inside)
