@@ -193,8 +193,9 @@ def check_config(
     M: object,
     ef_construction: object,
     index_fields: object = None,
+    target_recall: object = None,
 ) -> CollectionConfig:
-    """Return the configuration of a new collection."""
+    """Return the configuration of a new collection. target_recall: None for the default."""
     chosen = check_metric(metric)
     return CollectionConfig(
         dim=check_limit(limits.DIM, dim),
@@ -202,6 +203,7 @@ def check_config(
         M=check_limit(limits.M, M),
         ef_construction=check_limit(limits.EF_CONSTRUCTION, ef_construction),
         index_fields=check_index_fields(index_fields),
+        target_recall=check_target_recall(target_recall),
     )
 
 
@@ -436,10 +438,10 @@ def check_ef(ef: object, k: int) -> int:
     return max(check_limit(limits.EF, ef), k)
 
 
-def check_target_recall(target: object) -> float:
-    """Return the recall to reach: ``target`` or the default."""
+def check_target_recall(target: object, default: float = limits.TARGET_RECALL) -> float:
+    """Return the recall to reach: ``target``, or the default, that of a collection for example."""
     if target is None:
-        return limits.TARGET_RECALL
+        return default
     if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 < target <= 1:
         raise InvalidArgumentError(
             f"target_recall: expected a number above 0, up to 1, got {shown(target)}",

@@ -30,7 +30,7 @@ class RecallInfo(NamedTuple):
 
     Attributes:
         expected: as measured when the graphs were built; 1 if every row was compared.
-        lower: a lower bound: two standard errors below, and less for rows deleted since.
+        lower: a lower bound: 2.33 standard errors below, and less for rows deleted since.
         target: what was asked for.
         rows: live rows that the search covered.
         queries: queries that each graph was measured with, the fewest; 0 if none was walked.

@@ -81,6 +81,7 @@ class CollectionConfig:
             graph and a slower build.
         index_fields: paths of the fields of the metadata that are indexed, sorted; None for all
             within limits. Filters on others read the records of rows.
+        target_recall: recall@k of searches that give neither target_recall nor ef, above 0 to 1.
     """
 
     dim: int
@@ -88,6 +89,7 @@ class CollectionConfig:
     M: int = 16
     ef_construction: int = 128
     index_fields: tuple[str, ...] | None = None
+    target_recall: float = 0.95
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,7 @@ TINY = Plan(
         batches=(100,),
         sizes=(200, 400),
         ingest_rows=400,
+        passing=(50.0, 1.0),
     ),
     queries=50,
 )

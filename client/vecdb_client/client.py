@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from vecdb import checks
+from vecdb import checks, limits
 from vecdb.surface import DatabaseSurface
 from vecdb.surface.arguments import MetadataEntry, StrPath
 from vecdb.types import BackupReport, CollectionDescription, ImportReport
@@ -53,14 +53,17 @@ class Client(DatabaseSurface[Collection]):
         M: int = 16,
         ef_construction: int = 128,
         index_fields: Iterable[str] | None = None,
+        target_recall: float = limits.TARGET_RECALL,
         metadata: MetadataEntry = None,
     ) -> Collection:
-        config = checks.check_config(dim, metric, M, ef_construction, index_fields)
+        config = checks.check_config(dim, metric, M, ef_construction, index_fields, target_recall)
         raw = checks.check_collection_metadata(metadata)
         if raw:
             self._calls.require("collection_metadata")
         if config.index_fields is not None:
             self._calls.require("index_fields")
+        if config.target_recall != limits.TARGET_RECALL:
+            self._calls.require("collection_target_recall")
         request = wire.CreateCollectionRequest(
             collection=checks.check_name(name),
             config=translation.config_message(config),

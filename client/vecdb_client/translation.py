@@ -77,6 +77,7 @@ def config_message(config: CollectionConfig) -> wire.CollectionConfig:
         index_fields=(
             None if config.index_fields is None else wire.IndexFields(fields=config.index_fields)
         ),
+        target_recall=config.target_recall,
     )
 
 
@@ -98,7 +99,9 @@ def _config_of(name: str, config: wire.CollectionConfig) -> CollectionConfig:
             Reason.UNKNOWN_METRIC,
         )
     fields = tuple(config.index_fields.fields) if config.HasField("index_fields") else None
-    return CollectionConfig(config.dim, metric, config.m, config.ef_construction, fields)
+    # An earlier server sends no target and uses the default.
+    target = config.target_recall if config.HasField("target_recall") else limits.TARGET_RECALL
+    return CollectionConfig(config.dim, metric, config.m, config.ef_construction, fields, target)
 
 
 # -------------------------------------------------------------------------------------------- rows

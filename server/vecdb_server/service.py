@@ -58,7 +58,7 @@ __all__ = ["Call", "Service"]
 _FEATURES = (
     *("request_id", "conditions", "rename", "export", "import", "target_recall", "filter"),
     *("on_existing", "set_metadata", "dry_run", "listing", "collection_metadata"),
-    "index_fields",
+    *("index_fields", "collection_target_recall"),
 )
 _UNCOUNTED = MemoryBudget(sys.maxsize)
 """The memory budget of calls that are rejected since no folder is open."""

@@ -113,6 +113,7 @@ CONFIG = {
     "metric": "metric",
     "M": r"\bM\b",
     "ef_construction": "ef_construction",
+    "target_recall": "target_recall|exists already",
     "metadata": "metadata|exists already",
 }
 IMPORTED = {
@@ -132,6 +133,7 @@ OF_DATABASE = {
             "dim": INTEGER,
             "M": INTEGER,
             "ef_construction": INTEGER,
+            "target_recall": {"None"},
             "metadata": {"None"},
         },
     ),
@@ -142,6 +144,7 @@ OF_DATABASE = {
             "name": {"text"},
             "M": {"None"},
             "ef_construction": {"None"},
+            "target_recall": {"None"},
             "metadata": {"None", "empty dict", "dict"},
         },
     ),

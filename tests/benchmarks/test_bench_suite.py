@@ -25,11 +25,12 @@ from vecdb.errors import (
 )
 from vecdb_bench import own, suite
 from vecdb_bench.data.dataset import prepare
+from vecdb_bench.data.truth import true_neighbours
 from vecdb_bench.report import table
 from vecdb_bench.report.lookup import at_recall
 from vecdb_bench.report.page import page
 from vecdb_bench.results import Results, read_results
-from vecdb_bench.scenarios import SCENARIOS
+from vecdb_bench.scenarios import SCENARIOS, filtered
 from vecdb_bench.targets.base import Ids
 from vecdb_bench.targets.process import TargetFailedError, WorkerProcess
 from vecdb_bench.targets.registry import TARGETS, describe
@@ -70,7 +71,8 @@ def parts(cache: Path) -> list[dict[str, Any]]:
         cache,
         "parts.jsonl",
         replace(suite.TINY, targets=("vecdb",), scenarios=("opening", "walk", "contract", "call")),
-        replace(suite.TINY, targets=("vecdb",), scenarios=("memory",)),
+        replace(suite.TINY, targets=("vecdb",), scenarios=("memory", "metadata")),
+        replace(suite.TINY, targets=("vecdb", "faiss"), scenarios=("filtered",)),
         replace(suite.TINY, targets=("vecdb-served",), scenarios=("wire", "exchange")),
         replace(suite.TINY, targets=("vecdb-served", "hnswlib"), scenarios=("beside",)),
         replace(suite.TINY, targets=("lmdb", "vecdb"), scenarios=("full_store",)),
@@ -180,6 +182,72 @@ def test_recall_asked_for_beside_hnswlib_and_by_rows(parts: list[dict[str, Any]]
         assert grown["recall_10"] > 0.9 and grown["visited"] > 0
     (fitted,) = figures(parts, scenario="contract", what="exponents")
     assert set(fitted) == {"mean_us", "visited"}
+
+
+def test_searches_with_a_filter_find_what_matches(
+    lines: list[dict[str, Any]], parts: list[dict[str, Any]]
+) -> None:
+    for target, ways in (("vecdb", ("cold", "warm", "scan")), ("faiss", ("cold", "warm"))):
+        for way in ways:
+            found = figures(parts, scenario="filtered", target=target, way=way)
+            assert len(found) == 2 * 2 + (way == "warm")
+            assert max(each["rows_that_do_not_match"] for each in found) == 0
+            assert min(each["queries_per_s"]["min"] for each in found) > 0
+            assert all(0 < each["p50_ms"] <= each["p99_ms"] for each in found)
+    # A target that aims at a recall is asked with its own effort; the others' is looked for.
+    ours = figures(parts, scenario="filtered", target="vecdb", way="cold")
+    assert {each["effort"] for each in ours} == {0}
+    assert min(each["recall_10"] for each in ours) > 0.95
+    exact = figures(parts, scenario="filtered", target="vecdb", way="scan")
+    assert min(each["recall_10"] for each in exact) == 1.0
+    theirs = figures(
+        parts, scenario="filtered", target="faiss", way="cold", condition="independent"
+    )
+    assert max(each["recall_10"] for each in theirs) > 0.95
+    (refused,) = (x for x in lines if x["scenario"] == "filtered" and x["target"] == "hnswlib")
+    assert refused["status"] == "cannot" and "no fields" in refused["error"]
+
+
+def test_conditions_select_the_share_of_rows_that_they_say(cache: Path) -> None:
+    """The truth of a condition is that of a comparison of all rows that match."""
+    dataset = prepare(suite.TINY.datasets[0], cache, queries=suite.TINY.queries)
+    rows = filtered.Rows(dataset)
+    base, queries = np.asarray(dataset.base), np.asarray(dataset.queries)
+    for condition in filtered.CONDITIONS:
+        for share in (50.0, 5.0, 0.1):
+            point = filtered.Point(condition, share)
+            bounds = rows.bounds(point, 0, repeated=False)
+            again = rows.bounds(point, 1, repeated=False)
+            assert len({tuple(pair) for pair in bounds.tolist()}) == len(queries)
+            assert not (bounds == again).all(axis=1).any()
+            assert len(np.unique(rows.bounds(point, 0, repeated=True), axis=0)) <= 2
+            values = rows.fields[condition]
+            found = np.full((len(queries), filtered.K), -1)
+            wrong = found.copy()
+            for at, (low, high) in enumerate(bounds.tolist()):
+                matching = np.flatnonzero((values >= low) & (values < high))
+                assert abs(len(matching) - share * 10) < 60
+                others = np.flatnonzero((values < low) | (values >= high))
+                wrong[at] = others[: filtered.K]
+                if not len(matching):
+                    continue
+                nearest = true_neighbours(base[matching], queries[at : at + 1], "cosine", 10)[0][0]
+                found[at, : len(nearest)] = matching[nearest]
+            assert rows.recall(point, (0, False), bounds, found) == (1.0, 0)
+            assert rows.recall(point, (0, False), bounds, wrong)[1] == wrong.size
+    near = rows.bounds(filtered.Point("correlated", 1.0), 0, repeated=False)
+    matching = (rows.fields["correlated"] >= near[0, 0]) & (rows.fields["correlated"] < near[0, 1])
+    assert (base[matching] @ queries[0]).mean() < (base @ queries[0]).mean()
+
+
+def test_rows_with_metadata_are_written_counted_and_changed(parts: list[dict[str, Any]]) -> None:
+    (written,) = figures(parts, scenario="metadata", what="ingest")
+    assert min(each["min"] for each in written.values()) > 0
+    (read,) = figures(parts, scenario="metadata", what="reads")
+    assert {"count_us", "search_us", "fields_us"} <= set(read)
+    (changed,) = figures(parts, scenario="metadata", what="changes")
+    assert 80 <= changed["rows_changed"] <= 120  # A quarter of 400 rows, by a random number.
+    assert changed["delete_rows_per_s"]["min"] > 0 < changed["set_metadata_rows_per_s"]["min"]
 
 
 def test_memory_is_limited_to_a_quarter_or_the_reason_is_given(
@@ -329,6 +397,28 @@ def test_the_table_goes_between_its_markers(lines: list[dict[str, Any]], tmp_pat
     path.write_text("nothing")
     with pytest.raises(FailedPreconditionError, match="no lines"):
         table.replace_between_markers(path, text)
+
+
+def test_the_tables_of_filters_go_between_markers_of_their_own(
+    parts: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    some = [line for line in parts if line["scenario"] == "filtered"]
+    path = tmp_path / "page.md"
+    begin, end = table.FILTERED
+    path.write_text(f"{table.BEGIN}\nkept\n{table.END}\n{begin}\nold\n{end}\n")
+    table.write_tables(path, some)
+    text = path.read_text()
+    assert "kept" in text and "old" not in text
+    rows = [line for line in text.splitlines() if line.startswith("| vecdb, embedded")]
+    assert len(rows) == 4 and all(row.count("|") == 5 for row in rows)
+    (cold,) = figures(
+        some, target="vecdb", way="cold", condition="correlated", passing_percent=50.0
+    )
+    assert f" {cold['queries_per_s']['median']:,.0f} |" in text
+    assert text.count("times its speed without a filter") == 4
+    path.write_text(f"{table.BEGIN}\nold\n{table.END}\n")
+    table.write_tables(path, parts)
+    assert "old" not in path.read_text() and "without a filter" not in path.read_text()
 
 
 def test_speed_at_a_recall_lies_between_the_efforts_around_it() -> None:

@@ -77,7 +77,8 @@ def test_load_search_stats(
     (document,) = json.loads(capsys.readouterr().out)
     assert document["stats"]["live_count"] == 2498
     graph = {"M": 16, "ef_construction": 128}
-    assert document["config"] == {"dim": 8, "metric": "euclidean", **graph, "index_fields": None}
+    rest = {"index_fields": None, "target_recall": 0.95}
+    assert document["config"] == {"dim": 8, "metric": "euclidean", **graph, **rest}
     assert command_line.run(["stats", *where]) == 0
     assert "2,498" in capsys.readouterr().out
     assert command_line.run(["stats", "words", *where]) == 0

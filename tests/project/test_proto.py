@@ -139,7 +139,7 @@ NUMBERS = """
 BackupReport path=1 collections=2 rows=3 bytes=4 elapsed_s=5
 BackupRequest path=1 include_segments=2
 BackupResponse report=1
-CollectionConfig dim=1 metric=2 m=3 ef_construction=4 index_fields=5
+CollectionConfig dim=1 metric=2 m=3 ef_construction=4 index_fields=5 target_recall=6
 CollectionDescription name=1 config=2 id=3 metadata=4
 CollectionStats live_count=1 seq=2 generation=3 next_row=4 sealed_to=5 fresh_rows=6 unindexed_rows=7 store_bytes=8 segment_bytes=9 indexer=10 segments=11 oldest_pin_seq=12 oldest_pin_expires_s=13 readers=14 oldest_reader_lag=15 backlog_bytes=20 write_delay_s=21 recall_hour=22 recall_day=23
 Comparison path=1 operator=2 values=3

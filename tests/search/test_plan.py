@@ -136,10 +136,15 @@ def test_recall_is_the_average_over_live_rows() -> None:
     assert outside.recall.expected == pytest.approx(plan.recall.expected)
 
 
-def test_deleted_rows_lower_the_bound() -> None:
-    whole = plan_search([unit(1_000, measured=curve())], 0, 10, wish(0.9)).recall
-    fewer = plan_search([unit(800, 1_000, measured=curve())], 0, 10, wish(0.9)).recall
-    assert whole is not None and fewer is not None and fewer.lower < whole.lower
+def test_deleted_rows_lower_the_bound_and_walks_aim_higher() -> None:
+    whole = plan_search([unit(1_000, measured=curve())], 0, 10, wish(0.9))
+    fewer = plan_search([unit(800, 1_000, measured=curve())], 0, 10, wish(0.9))
+    assert whole.recall is not None and fewer.recall is not None
+    assert fewer.recall.expected > whole.recall.expected
+    assert fewer.recall.lower == pytest.approx(0.9) == whole.recall.lower
+    higher = plan_search([unit(1_000, measured=curve())], 0, 10, wish(1 - 0.1 / 1.1))
+    gammas = [plan.units[0].gamma for plan in (whole, fewer, higher)]
+    assert gammas[1] == pytest.approx(gammas[2]) and gammas[1] > gammas[0]
 
 
 def test_nothing_to_search_is_found_completely() -> None:

@@ -35,20 +35,6 @@ def filled(database: Any, metric: str, vectors: np.ndarray) -> Any:
     return words
 
 
-def change(words: Any, vectors: np.ndarray, state: str) -> None:
-    """Update half of the rows, delete a fifth at random, or the fifth nearest to one."""
-    count, rng = len(vectors), np.random.default_rng(3)
-    if state == "updated":
-        half = rng.permutation(count)[: count // 2]
-        words.upsert_many([str(i) for i in half], vectors[half])
-        flush_now(words)
-        index_now(words)
-    elif state == "deleted":
-        words.delete([str(i) for i in rng.permutation(count)[: count // 5]])
-    elif state == "cluster deleted":
-        words.delete(words.search(vectors[0], count // 5, exact=True).ids)
-
-
 @pytest.fixture(params=METRICS)
 def words(request: pytest.FixtureRequest, tmp_path: Path, glove: np.ndarray) -> Iterator[Any]:
     with vecdb.open(tmp_path / "data", indexer=False, recall_meter=0) as database:
@@ -101,23 +87,3 @@ def test_the_curve_is_a_part_of_the_segment(words: Any) -> None:
     efforts, means, errors = np.moveaxis(measured.values, -1, 0)
     assert (np.diff(efforts, axis=1) >= 0).all() and (errors > 0).all()
     assert (means[:, -1] > 0.98).all()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("state", ["fresh", "updated", "deleted", "cluster deleted"])
-def test_the_target_is_reached_after_changes(
-    tmp_path: Path, glove: np.ndarray, metric: str, state: str
-) -> None:
-    vectors, queries = rows_and_queries(glove, 30_000, 1_000)
-    missed = []
-    with vecdb.open(tmp_path / "data", indexer=False, recall_meter=0) as database:
-        words = filled(database, metric, vectors)
-        change(words, vectors, state)
-        for k in (1, 10, 100):
-            true = words.search(queries, k, exact=True)
-            for target in TARGETS:
-                measured = recall(words.search(queries, k, target_recall=target), true)
-                if measured < target - 0.003:
-                    missed.append((k, target, measured))
-    assert not missed

@@ -36,6 +36,7 @@ class DatabaseSurface(Protocol[CollectionT_co]):
         M: int = 16,
         ef_construction: int = 128,
         index_fields: Iterable[str] | None = None,
+        target_recall: float = limits.TARGET_RECALL,
         metadata: MetadataEntry = None,
     ) -> CollectionT_co:
         """Create a collection; it is on disk when this returns.
@@ -48,6 +49,7 @@ class DatabaseSurface(Protocol[CollectionT_co]):
             index_fields: fields of the metadata that are indexed, as paths of filters, such as
                 ["lang", "author.name"], 256 at most. None for all within limits. Filters on other
                 fields find the same, by reading the records of rows. Ids are always indexed.
+            target_recall: of searches that ask for none and give no ef, above 0 to 1.
             metadata: JSON of the collection itself, see ``set_collection_metadata``.
 
         Raises:
@@ -71,6 +73,7 @@ class DatabaseSurface(Protocol[CollectionT_co]):
         M: int | None = None,
         ef_construction: int | None = None,
         index_fields: Iterable[str] | None = None,
+        target_recall: float | None = None,
         metadata: MetadataEntry = None,
     ) -> CollectionT_co:
         """Return the collection with this name, created if there is none.
@@ -79,18 +82,19 @@ class DatabaseSurface(Protocol[CollectionT_co]):
 
         Args:
             name, dim, metric: as for ``create_collection``.
-            M, ef_construction, index_fields: as for ``create_collection``. None: those of the
-                existing collection, or the defaults for a new one.
+            M, ef_construction, index_fields, target_recall: as for ``create_collection``. None:
+                those of the existing collection, or the defaults for a new one.
             metadata: of a new collection; an existing one keeps its own.
 
         Raises:
             InvalidArgumentError: CONFIG_MISMATCH: the collection has another dim or metric, or
-                another M, ef_construction or index_fields where these were given. Or an argument is
-                invalid.
+                another M, ef_construction, index_fields or target_recall where these were given. Or
+                an argument is invalid.
             AlreadyExistsError: the name belongs to a collection whose drop has not finished.
         """
         fields = checks.check_index_fields(index_fields)
-        given = {"M": M, "ef_construction": ef_construction, "index_fields": fields}
+        graph = {"M": M, "ef_construction": ef_construction}
+        given = {**graph, "index_fields": fields, "target_recall": target_recall}
         chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         defaults = {"M": limits.M.default, "ef_construction": limits.EF_CONSTRUCTION.default}
         wanted = checks.check_config(dim, metric, **{**defaults, **chosen})

@@ -147,7 +147,8 @@ class SearchSurface(Protocol):
             ef: candidates that a graph walk keeps, at least k; more raises recall and latency.
                 None: as many as ``target_recall`` takes.
             exact: compare with every live row instead of walking graphs.
-            target_recall: recall@k to reach on average, above 0 to 1; None: 0.95. Each graph is
+            target_recall: recall@k to reach on average, above 0 to 1; None: that of the collection
+                (``CollectionConfig``), 0.95 unless it was created with another. Each graph is
                 walked with the effort that was measured to reach it, and scanned if none does.
                 Not used with ef or exact. A graph that was not measured, as it is small or of an
                 earlier version, is walked with an ef of 128, or 2k if that is more.

@@ -44,6 +44,7 @@ class Scale:
         batches: batch sizes of ingest, in rows.
         sizes: numbers of rows of the growth sweep.
         ingest_rows: maximum number of rows that ingest, churn and recovery load.
+        passing: shares of the rows that fulfil a condition, in percent.
     """
 
     rounds: int = 3
@@ -55,6 +56,7 @@ class Scale:
     batches: tuple[int, ...] = (1, 100, 1_000, 10_000)
     sizes: tuple[int, ...] = (10_000, 30_000, 100_000)
     ingest_rows: int = 20_000
+    passing: tuple[float, ...] = (90.0, 50.0, 20.0, 10.0, 5.0, 1.0, 0.1)
 
 
 @dataclass

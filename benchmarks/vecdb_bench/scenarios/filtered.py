@@ -30,15 +30,13 @@ from vecdb_bench.scenarios.context import Bench, Context
 from vecdb_bench.targets.process import WorkerProcess
 from vecdb_bench.targets.registry import TARGETS
 
-__all__ = ["CONDITIONS", "NONE", "PASSING", "TITLE", "run"]
+__all__ = ["CONDITIONS", "NONE", "RECALL", "TITLE", "K", "Point", "Rows", "run"]
 
 TITLE = "Searches with a filter"
 RECALL = 0.95
 K = 10
 NONE = "none"
 CONDITIONS = ("independent", "correlated")
-PASSING = (90.0, 50.0, 20.0, 10.0, 5.0, 1.0, 0.1)
-"""Shares of the rows that fulfil a condition, in percent."""
 SCANNED = "vecdb"
 """The target whose exact searches are measured, too."""
 
@@ -52,15 +50,11 @@ _FIRST_ROUND, _SCANS = 100, 200
 Bounds = npt.NDArray[np.int64]
 
 
-class _Point(NamedTuple):
+class Point(NamedTuple):
+    """A condition, and the share of the rows that fulfil it in percent."""
+
     condition: str
     passing: float
-
-
-_POINTS = (
-    _Point(NONE, 100.0),
-    *(_Point(condition, share) for condition in CONDITIONS for share in PASSING),
-)
 
 
 def run(context: Context) -> None:
@@ -69,7 +63,7 @@ def run(context: Context) -> None:
     if not wanted:
         return
     with Bench(context) as bench:
-        rows = _Rows(context.dataset)
+        rows = Rows(context.dataset)
         files = {name: bench.array_file(values) for name, values in rows.fields.items()}
         workers: dict[str, WorkerProcess] = {}
         for target in wanted:
@@ -79,7 +73,7 @@ def run(context: Context) -> None:
                 loaded = bench.load(worker, len(context.dataset.base), fields=files)
                 context.record(target, {"what": "load"}, dict(loaded))
                 workers[target] = worker
-        for point in _POINTS:
+        for point in _points(context):
             _Measuring(context, bench, rows, point, workers).run()
 
 
@@ -87,30 +81,38 @@ def _lacks(context: Context, target: str) -> bool:
     known = context.known(target, what="load")
     if known is not None and known["status"] == "cannot":
         return False
-    return any(_missing_ways(context, target, point) for point in _POINTS)
+    return any(_missing_ways(context, target, point) for point in _points(context))
 
 
-def _ways(target: str, point: _Point) -> tuple[str, ...]:
+def _points(context: Context) -> list[Point]:
+    shares = context.scale.passing
+    return [
+        Point(NONE, 100.0),
+        *(Point(condition, share) for condition in CONDITIONS for share in shares),
+    ]
+
+
+def _ways(target: str, point: Point) -> tuple[str, ...]:
     if point.condition == NONE:
         return ("warm",)
     return ("cold", "warm", "scan") if target == SCANNED else ("cold", "warm")
 
 
-def _key(point: _Point, way: str) -> dict[str, Any]:
+def _key(point: Point, way: str) -> dict[str, Any]:
     return {"condition": point.condition, "passing_percent": point.passing, "way": way}
 
 
-def _missing_ways(context: Context, target: str, point: _Point) -> list[str]:
+def _missing_ways(context: Context, target: str, point: Point) -> list[str]:
     ways = _ways(target, point)
     return [way for way in ways if context.known(target, **_key(point, way)) is None]
 
 
-class _Rows:
+class Rows:
     """The fields of the rows, conditions on them, and the truth."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._truths: dict[tuple[_Point, int, bool], npt.NDArray[np.float64]] = {}
+        self._truths: dict[tuple[Point, int, bool], npt.NDArray[np.float64]] = {}
         direction = self._direction()
         places = np.asarray(dataset.base) @ direction
         if dataset.metric == "cosine":
@@ -135,7 +137,7 @@ class _Rows:
         sample -= sample.mean(axis=0)
         return np.asarray(np.linalg.eigh(sample.T @ sample)[1][:, -1], np.float32)
 
-    def bounds(self, point: _Point, number: int, *, repeated: bool) -> Bounds:
+    def bounds(self, point: Point, number: int, *, repeated: bool) -> Bounds:
         """Return the bounds of each query's condition, int64 (q, 2).
 
         Args:
@@ -145,7 +147,7 @@ class _Rows:
         queries = len(self._is_low)
         if point.condition == NONE:
             return np.zeros((queries, 2), np.int64)
-        place = CONDITIONS.index(point.condition), PASSING.index(point.passing)
+        place = CONDITIONS.index(point.condition), round(1_000 * point.passing)
         random = np.random.default_rng([SEED, *place, number, repeated])
         width = round(_VALUES * point.passing / 100)
         room = _VALUES - width
@@ -161,7 +163,7 @@ class _Rows:
 
     def recall(
         self,
-        point: _Point,
+        point: Point,
         asked: tuple[int, bool],
         bounds: Bounds,
         found: npt.NDArray[np.int64],
@@ -183,7 +185,7 @@ class _Rows:
         return float(shares.mean()), wrong
 
     def _matches(
-        self, point: _Point, found: npt.NDArray[np.int64], bounds: Bounds
+        self, point: Point, found: npt.NDArray[np.int64], bounds: Bounds
     ) -> npt.NDArray[np.bool_]:
         values = self.fields[point.condition][found]
         inside: npt.NDArray[np.bool_] = (values >= bounds[:, :1]) & (values < bounds[:, 1:])
@@ -195,7 +197,7 @@ class _Rows:
         return NeighboursAmong(dataset.base, dataset.queries[:_COMPARED], dataset.metric)
 
     def _truth(
-        self, point: _Point, asked: tuple[int, bool], bounds: Bounds
+        self, point: Point, asked: tuple[int, bool], bounds: Bounds
     ) -> npt.NDArray[np.float64]:
         if point.condition == NONE:
             return self._dataset.distances
@@ -228,8 +230,8 @@ class _Measuring:
         self,
         context: Context,
         bench: Bench,
-        rows: _Rows,
-        point: _Point,
+        rows: Rows,
+        point: Point,
         workers: dict[str, WorkerProcess],
     ) -> None:
         self._context, self._bench, self._rows, self._point = context, bench, rows, point

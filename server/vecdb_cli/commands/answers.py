@@ -259,6 +259,7 @@ def print_stats(
             f"store {bytes_text(stats.store_bytes)}, segments {bytes_text(stats.segment_bytes)}",
         ),
         ("indexer", stats.indexer),
+        ("target recall", f"{config.target_recall:g}"),
         ("recall, last hour", _recall_text(stats.recall_hour)),
         ("recall, last day", _recall_text(stats.recall_day)),
         ("oldest scroll", _lease_text(stats)),

@@ -42,6 +42,9 @@ def create(
     no_index_fields: Annotated[
         bool, typer.Option("--no-index-fields", help="Index no field of the metadata.")
     ] = False,
+    target_recall: Annotated[
+        float, typer.Option("--target-recall", help="Recall of searches that ask for none.")
+    ] = 0.95,
 ) -> None:
     """Create an empty collection."""
     from vecdb_cli.commands.target import open_target
@@ -56,13 +59,15 @@ def create(
                 M=M,
                 ef_construction=ef_construction,
                 index_fields=fields,
+                target_recall=target_recall,
             )
         except AlreadyExistsError as error:
             there = target.collection(collection).config
             raise AlreadyExistsError(
                 f"collection {collection!r} already exists, with dim {there.dim}, {there.metric}, "
-                f"M {there.M}, ef_construction {there.ef_construction}; asked for dim {dim}, "
-                f"{metric}, M {M}, ef_construction {ef_construction}",
+                f"M {there.M}, ef_construction {there.ef_construction}, target_recall "
+                f"{there.target_recall:g}; asked for dim {dim}, {metric}, M {M}, "
+                f"ef_construction {ef_construction}, target_recall {target_recall:g}",
                 error.reason,
             ) from None
     typer.echo(f"created collection {collection}: dim {made.dim}, {made.metric}")

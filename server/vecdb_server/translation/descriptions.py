@@ -48,14 +48,16 @@ def collection_config(config: wire.CollectionConfig) -> CollectionConfig:
     """Return the checked configuration, with defaults for unset fields.
 
     Raises:
-        InvalidArgumentError: BAD_METRIC, OUT_OF_RANGE, BAD_INDEX_FIELDS.
+        InvalidArgumentError: BAD_METRIC, OUT_OF_RANGE, BAD_INDEX_FIELDS,
+            BAD_TARGET_RECALL.
     """
     M = config.m if config.HasField("m") else limits.M.default
     ef = limits.EF_CONSTRUCTION.default
     if config.HasField("ef_construction"):
         ef = config.ef_construction
     fields = config.index_fields.fields if config.HasField("index_fields") else None
-    return checks.check_config(config.dim, metric_of(config.metric), M, ef, fields)
+    target = config.target_recall if config.HasField("target_recall") else None
+    return checks.check_config(config.dim, metric_of(config.metric), M, ef, fields, target)
 
 
 def metric_of(given: int) -> Metric:
@@ -73,6 +75,7 @@ def config_message(config: CollectionConfig) -> wire.CollectionConfig:
         index_fields=(
             None if config.index_fields is None else wire.IndexFields(fields=config.index_fields)
         ),
+        target_recall=config.target_recall,
     )
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from vecdb import checks
+from vecdb import checks, limits
 from vecdb.engine.api.collection import Collection
 from vecdb.engine.interchange.importing.import_file import ImportRequest, import_file
 from vecdb.engine.maintenance.backup.process import back_up
@@ -62,10 +62,11 @@ class Database(DatabaseSurface[Collection]):
         M: int = 16,
         ef_construction: int = 128,
         index_fields: Iterable[str] | None = None,
+        target_recall: float = limits.TARGET_RECALL,
         metadata: MetadataEntry = None,
     ) -> Collection:
         self.check_usable()
-        config = checks.check_config(dim, metric, M, ef_construction, index_fields)
+        config = checks.check_config(dim, metric, M, ef_construction, index_fields, target_recall)
         raw = checks.check_collection_metadata(metadata)
         opened = self._runtime.create_collection(checks.check_name(name), config, raw)
         return Collection(self._runtime, name, opened)

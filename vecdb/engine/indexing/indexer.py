@@ -474,6 +474,7 @@ class CollectionIndexer:
             given=content.parts.with_part(GRAPH, graph),
             codes=self._codes,
             metadata=metadata_reader(self._store),
+            threads=self._threads,
         )
         if publish(self._store, taken, entry):
             growing.published_rows, growing.number = growing.rows, taken.number

@@ -1,7 +1,7 @@
 """The catalogue: the names and ids of a folder's collections.
 
     catalog/    LMDB: database "names", name → JSON {id, dim, metric, M, ef_construction, state,
-                      metadata (text, optional)}
+                      target_recall (optional), metadata (text, optional)}
                       database "aliases", reserved
 
 Collections are created and dropped in steps; any process can continue after each of them:

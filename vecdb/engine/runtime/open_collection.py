@@ -147,7 +147,9 @@ class OpenCollection:
         )
         config = self.store.config
         self.matched = MatchedRows(self.store, self.snapshots, self.searcher.matcher)
-        self.meter = RecallMeter(self.searcher, self.snapshots, config.metric, self._name)
+        # Without codes, walks reach another recall at the same effort than those of others.
+        shared = self.store if self._codes else None
+        self.meter = RecallMeter(self.searcher, shared, self.snapshots, config.metric, self._name)
         options = host.options
         self.graph_rows_max = max(
             1, options.segment_bytes_max // graph_row_bytes(config.dim, config.M)

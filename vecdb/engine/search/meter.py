@@ -8,7 +8,8 @@ Walks are deterministic, so this is the recall that searches have.
 The scan also gives the true nearest rows of each graph. The meter walks each graph at all efforts
 and adds their recall to the curve of real queries (``real_curves``), by which searches are planned
 once it has enough of them. The last queries are kept, so that a new graph is measured with them
-before anything else.
+before anything else. Processes share these curves (``RealCurves.share``): a process begins with
+those that others have measured, and goes on without if the store cannot be read or written.
 
 If the recall of the last hour is certainly below what was promised, the meter logs it, and measures
 curves that hold older queries again with those that are kept.
@@ -19,6 +20,7 @@ search, and holds a snapshot for that long only. ``runtime/metering.py`` decides
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -29,6 +31,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from vecdb import checks
 from vecdb.collection_stats import MeasuredRecall
 from vecdb.engine.search.hits import Found
 from vecdb.engine.search.plan import UnitPlan
@@ -41,7 +44,9 @@ from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.segments.calibration import BANDS, VISITED_MAX
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.recall_part import EF_CAP, RECALL
+from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline
+from vecdb.errors import NotFoundError, VecdbError
 from vecdb.types import Metric
 
 __all__ = ["RecallMeter"]
@@ -61,6 +66,7 @@ class RecallMeter:
 
     Args:
         searcher: the collection's; its tap gives the samples.
+        store: None: neither takes over the curves of other processes nor shares its own.
         name: returns the collection's name, for the log.
         clock: monotonic, in seconds.
     """
@@ -68,12 +74,14 @@ class RecallMeter:
     def __init__(
         self,
         searcher: Searcher,
+        store: Store | None,
         snapshots: SnapshotManager,
         metric: Metric,
         name: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._searcher, self._snapshots, self._name = searcher, snapshots, name
+        self._store = store
         self._clock = clock
         self._is_dot = metric is Metric.DOT
         self._tap, self._curves = searcher.tap, searcher.real_curves
@@ -83,6 +91,9 @@ class RecallMeter:
         self._kept: deque[Floats] = deque()
         self._to_measure: dict[int, list[Floats]] = {}
         """Kept queries that are still to be measured on new graphs, by segment number."""
+
+        self._read_shared()
+        self._curves.publish()
 
     def arm(self) -> None:
         """Have the next search leave a sample, if there is room for one."""
@@ -132,6 +143,7 @@ class RecallMeter:
             for unit in snapshot.units
             if unit.number is not None and unit.parts.has(GRAPH) and unit.parts.has(RECALL)
         }
+        self._read_shared()
         self._curves.retain(graphs.keys())
         self._note_new(graphs)
         to_measure = self._to_measure
@@ -140,12 +152,28 @@ class RecallMeter:
             self._measure_kept(graphs[number], waiting, deadline)
             if not waiting:
                 del to_measure[number]
-            self._curves.publish()
+            self._publish()
         elif (samples := self._tap.drain()) and graphs:
             self._measure(snapshot, graphs, samples, deadline)
-            self._curves.publish()
+            self._publish()
             self._complain()
         return bool(self._to_measure) or self._tap.has_samples()
+
+    def _read_shared(self) -> None:
+        if self._store is not None:
+            with contextlib.suppress(VecdbError), self._store.environment.read() as transaction:
+                self._curves.read(self._store, transaction)
+
+    def _publish(self) -> None:
+        """Let searches use what was measured; if they do, share it with other processes."""
+        if not self._curves.publish() or self._store is None:
+            return
+        try:
+            self._curves.share(self._store)
+        except NotFoundError:
+            raise
+        except VecdbError as error:
+            _log.warning("could not share the measured recall of %s: %s", self._name(), error)
 
     def _note_new(self, graphs: dict[int, SearchUnit]) -> None:
         """Note the graphs that were never measured, to measure them with the queries kept."""
@@ -252,7 +280,7 @@ class RecallMeter:
             if self._is_dot:
                 way = UnitPlan(True, int(effort))
             else:
-                way = UnitPlan(True, max(EF_CAP, 4 * k), effort)
+                way = UnitPlan(True, max(EF_CAP, 4 * k), effort, ef_far=checks.check_ef(None, k))
             found = self._searcher.walk(unit, way, query, k, deadline)
             recalls[number:] = float((_scores(found, 0) <= true).sum()) / k
             if recalls[number] >= 1 or found.visited[0] > VISITED_MAX * unit.count:

@@ -59,7 +59,7 @@ _PLANS_MAX: Final = 64
 
 _DELETED_WIDENING: Final = 0.5
 """Part of the misses by which deleted rows lower the bound: half as many more misses if all rows
-were deleted."""
+were deleted. A walk aims as much higher, so that the bound keeps the target."""
 
 
 class Wish(NamedTuple):
@@ -250,17 +250,17 @@ def plan_search(
     queries, oldest, live, known, curves = 0, None, other_rows, True, 0
     for unit in units:
         way, recalls = _SCAN, (1.0, 1.0)
+        widened = 1 + _DELETED_WIDENING * (1 - unit.live_count / max(1, unit.count))
         if unit.parts.has(GRAPH) and not (wish.exact or wish.target >= 1):
-            curve = _curve_of(unit, k, wish, real_curves, codes=codes)
+            aim = wish._replace(target=1 - (1 - wish.target) / widened)
+            curve = _curve_of(unit, k, aim, real_curves, codes=codes)
             curves += wish.ef is None and curve is not None
             if wish.ef is not None or curve is None:
                 way = UnitPlan(True, checks.check_ef(wish.ef, k))
                 known = False
-            elif (effort := curve.effort_for(k, wish.target)) is not None:
+            elif (effort := curve.effort_for(k, aim.target)) is not None:
                 way = UnitPlan(True, effort.ef, effort.gamma, effort.far, checks.check_ef(None, k))
-                deleted = 1 - unit.live_count / max(1, unit.count)
-                widened = (1 - effort.lower) * (1 + _DELETED_WIDENING * deleted)
-                recalls = (effort.expected, 1 - widened)
+                recalls = (effort.expected, 1 - (1 - effort.lower) * widened)
                 queries = min(queries or curve.queries, curve.queries)
                 oldest = min(oldest or curve.measured_at, curve.measured_at)
         ways.append(way)

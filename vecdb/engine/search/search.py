@@ -187,7 +187,7 @@ class Searcher:
         k = checks.check_k(request.k, max(1, len(queries)))
         wish = Wish(
             None if request.ef is None else checks.check_ef(request.ef, k),
-            checks.check_target_recall(request.target_recall),
+            checks.check_target_recall(request.target_recall, self._store.config.target_recall),
             request.exact,
         )
         prepared = self.prepared(queries)

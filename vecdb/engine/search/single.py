@@ -242,7 +242,8 @@ class SingleSearch:
         if number > _K_MAX:
             return None
         effort = None if ef is None else checks.check_ef(ef, number)
-        wish = Wish(effort, checks.check_target_recall(target), exact=False)
+        wanted = checks.check_target_recall(target, self._store.config.target_recall)
+        wish = Wish(effort, wanted, exact=False)
         plan = plan_search(units, 0, number, wish, self._real_curves, codes=self._codes)
         if not plan.units[0].walks:
             return None

@@ -51,7 +51,7 @@ class VariantSearch:
         check_group_count(k, variant, count)
         wish = Wish(
             None if request.ef is None else checks.check_ef(request.ef, k or 1),
-            checks.check_target_recall(request.target_recall),
+            checks.check_target_recall(request.target_recall, self._store.config.target_recall),
             request.exact,
         )
         flags = request.include_metadata, request.include_vectors

@@ -9,12 +9,15 @@ found by a scan. For queries of another distribution the recall meter measures w
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from vecdb import checks
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.segments.codecs.sketch import Sketch
@@ -49,7 +52,12 @@ _ASKED: Final = (400, 400, 100)
 _ASKED_PART: Final = 10
 """At most one row in so many is asked for: the others stand for the whole graph."""
 
-_QUERIES_MIN: Final = 100
+_AGAIN: Final = 4
+"""One in so many of the rows that have found all is asked for again at the next effort."""
+
+_QUERIES_MIN: Final = 250
+"""Fewer could not show a recall@1 of 0.99, so that large graphs would be scanned for it."""
+
 _SCORED_MAX: Final = 2**27
 """Pairs of a query and a row that are compared exactly, unless that leaves too few queries."""
 
@@ -62,31 +70,45 @@ _FAR_QUANTILE: Final = 0.95
 
 
 def measured_curve(
-    vectors: Floats, graph: Graph, sketch: Sketch | None, metric: Metric, ef_cap: int
+    vectors: Floats, graph: Graph, sketch: Sketch | None, metric: Metric, ef_cap: int, threads: int
 ) -> tuple[Floats, int, list[float]]:
     """Return the curve, float32 (bands, efforts, 3), the number of rows asked for, and for each
-    band the squared distance of the k-th row that only one in twenty exceeded."""
+    band the squared distance of the k-th row that only one in twenty exceeded.
+
+    The number of threads does not change them.
+    """
     n = len(vectors)
     chosen = _chosen(graph, sketch)
     truth_k = min(BANDS[-1], n - len(chosen))
-    true = _true_scores(vectors, chosen, truth_k, metric)
-    asked = _Asked(vectors, _without(graph, vectors, chosen, metric), sketch, metric, chosen)
+    with ThreadPoolExecutor(threads, "vecdb-calibrate") as pool:
+        shares = np.array_split(chosen, threads)
+        # Every share leaves out all chosen rows.
+        truth = partial(_true_scores, vectors, chosen, truth_k, metric)
+        true = np.concatenate(list(pool.map(truth, filter(len, shares))))
+        without = _without(graph, vectors, chosen, metric)
+        asked = _Asked(vectors, without, sketch, metric, chosen, pool, threads)
+        curves = _curves(asked, metric, ef_cap, true, n)
+    # Of unit vectors the score is the negated product, and twice 1 + score the squared distance.
+    squares = true if metric is Metric.EUCLIDEAN else 2 * (1 + true)
+    far = [float(np.quantile(squares[:, min(band, truth_k) - 1], _FAR_QUANTILE)) for band in BANDS]
+    return curves, len(chosen), far
+
+
+def _curves(asked: _Asked, metric: Metric, ef_cap: int, true: Floats, n: int) -> Floats:
+    """Return the curves of all bands, float32 (bands, efforts, 3)."""
     curves = []
     for band, most in zip(BANDS, _ASKED, strict=True):
-        k, count = min(band, truth_k), min(most, len(chosen))
+        k, count = min(band, true.shape[1]), min(most, len(true))
 
-        def walk(effort: float, k: int = k, count: int = count) -> tuple[Floats, Ints]:
+        def walk(effort: float, places: Ints, k: int = k) -> tuple[Floats, Ints]:
             if metric is Metric.DOT:
-                return asked.walk(count, k, int(effort), None)
-            return asked.walk(count, k, max(ef_cap, 4 * k), effort)
+                return asked.walk(places, k, int(effort), None)
+            return asked.walk(places, k, max(ef_cap, 4 * k), effort)
 
         curves.append(_curve(efforts_of(metric, k), walk, true[:count, k - 1 : k], n))
     length = max(map(len, curves))
     padded = [curve + curve[-1:] * (length - len(curve)) for curve in curves]
-    # Of unit vectors the score is the negated product, and twice 1 + score the squared distance.
-    squares = true if metric is Metric.EUCLIDEAN else 2 * (1 + true)
-    far = [float(np.quantile(squares[:, min(band, truth_k) - 1], _FAR_QUANTILE)) for band in BANDS]
-    return np.array(padded, np.float32), len(chosen), far
+    return np.array(padded, np.float32)
 
 
 def efforts_of(metric: Metric, k: int) -> tuple[float, ...]:
@@ -109,9 +131,9 @@ def _chosen(graph: Graph, sketch: Sketch | None) -> Ints:
     return random.choice(candidates, min(count, len(candidates)), replace=False).astype(np.int64)
 
 
-def _true_scores(vectors: Floats, chosen: Ints, k: int, metric: Metric) -> Floats:
-    """Return the scores of the k rows nearest to each chosen one, none of which counts."""
-    queries = np.ascontiguousarray(vectors[chosen])
+def _true_scores(vectors: Floats, chosen: Ints, k: int, metric: Metric, some: Ints) -> Floats:
+    """Return the scores of the k rows nearest to each of some chosen ones; no chosen one counts."""
+    queries = np.ascontiguousarray(vectors[some])
     return scanned(vectors, queries, k, metric, _bitmap(len(vectors), chosen))[1]
 
 
@@ -145,21 +167,37 @@ def _without(graph: Graph, vectors: Floats, nodes: Ints, metric: Metric) -> Grap
 
 def _curve(
     efforts: tuple[float, ...],
-    walk: Callable[[float], tuple[Floats, Ints]],
+    walk: Callable[[float, Ints], tuple[Floats, Ints]],
     true: Floats,
     n: int,
 ) -> list[tuple[float, float, float]]:
     """Return (effort, mean, standard error) for efforts until recall is high, grows no more, or a
-    scan is as fast."""
+    scan is as fast.
+
+    Of the rows that have found all, only each fourth is asked for again at greater efforts. It may
+    lose one then: of the more candidates that are met, others may be scored again in its place.
+    What these find stands for the others.
+    """
     curve: list[tuple[float, float, float]] = []
-    for effort in efforts:
-        scores, visited = walk(effort)
-        recalls = (scores <= true).mean(axis=1)
+    recalls, places = np.zeros(len(true)), np.arange(len(true))
+    is_left = np.ones(len(true), bool)
+    for turn, effort in enumerate(efforts):
+        again = ~is_left & (places % _AGAIN == turn % _AGAIN)
+        asked = np.flatnonzero(is_left | again)
+        scores, visited = walk(effort, asked)
+        recalls[asked] = (scores <= true[asked]).mean(axis=1)
+        mean_visited = float(visited[is_left[asked]].sum()) / len(true)
+        if again.any():
+            of_others = ~is_left & ~again
+            recalls[of_others] = recalls[again].mean()
+            done = 1 - is_left.mean()
+            mean_visited += float(visited[again[asked]].mean() * done)
         mean = float(recalls.mean())
         curve.append((effort, mean, _error_of(recalls, scores.shape[1])))
+        is_left[asked] = recalls[asked] < 1
         stalls = len(curve) > 3 and mean - curve[-3][1] < _GAIN_MIN
         high = mean - 2 * curve[-1][2] >= _ENOUGH
-        if stalls or high or float(visited.mean()) > VISITED_MAX * n:
+        if stalls or high or mean_visited > VISITED_MAX * n:
             break
     return curve
 
@@ -179,7 +217,14 @@ class _Asked:
     """The rows that are asked for, in a graph that is without them."""
 
     def __init__(
-        self, vectors: Floats, graph: Graph, sketch: Sketch | None, metric: Metric, chosen: Ints
+        self,
+        vectors: Floats,
+        graph: Graph,
+        sketch: Sketch | None,
+        metric: Metric,
+        chosen: Ints,
+        pool: Executor,
+        threads: int,
     ) -> None:
         self._kernels = load_kernels()
         self._vectors, self._graph, self._sketch = vectors, graph, sketch
@@ -187,23 +232,30 @@ class _Asked:
         euclidean = metric is Metric.EUCLIDEAN
         self._code: int = self._kernels.EUCLIDEAN if euclidean else self._kernels.INNER
         self._shift = 0.0 if euclidean else 1.0
-        self._scratch = self._kernels.Scratch()
+        self._pool, self._scratches = pool, [self._kernels.Scratch() for _ in range(threads)]
 
-    def walk(self, q: int, k: int, ef: int, gamma: float | None) -> tuple[Floats, Ints]:
-        """Return scores, float32 (q, k), and visited nodes, int64 (q,), for the first q rows."""
-        nothing = np.zeros(0, np.uint8)
+    def walk(self, places: Ints, k: int, ef: int, gamma: float | None) -> tuple[Floats, Ints]:
+        """Return scores, float32 (q, k), and visited nodes, int64 (q,), for q of the rows."""
+        nothing, q, queries = np.zeros(0, np.uint8), len(places), self._queries[places]
         nodes, scores = np.empty((q, k), np.int64), np.full((q, k), np.inf, np.float32)
         counts, visited, deleted = (np.zeros(q, np.int64) for _ in range(3))
         results = (nodes, scores, counts, visited, deleted)
         gamma = self._kernels.NO_GAMMA if gamma is None else gamma
-        if self._sketch is None:
-            self._kernels.walk(
-                self._scratch, self._vectors, self._graph, nothing, self._queries, 0, q,
-                self._code, k, ef, *results, gamma=gamma, shift=self._shift,
-            )  # fmt: skip
-        else:
-            self._kernels.walk_by_sketches(
-                self._scratch, self._vectors, self._graph.links, self._sketch, nothing,
-                self._queries, 0, q, self._code, k, ef, gamma, *results,
-            )  # fmt: skip
+        # As in a search: the number of candidates decides when gamma first ends a walk.
+        ef_far = checks.check_ef(None, k)
+
+        def some(scratch: object, first: int, last: int) -> None:
+            if self._sketch is None:
+                self._kernels.walk(
+                    scratch, self._vectors, self._graph, nothing, queries, first, last,
+                    self._code, k, ef, *results, gamma=gamma, shift=self._shift, ef_far=ef_far,
+                )  # fmt: skip
+            else:
+                self._kernels.walk_by_sketches(
+                    scratch, self._vectors, self._graph.links, self._sketch, nothing,
+                    queries, first, last, self._code, k, ef, gamma, *results, ef_far=ef_far,
+                )  # fmt: skip
+
+        edges = np.linspace(0, q, len(self._scratches) + 1).astype(int).tolist()
+        list(self._pool.map(some, self._scratches, edges, edges[1:]))
         return scores, visited

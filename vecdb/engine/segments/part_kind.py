@@ -152,11 +152,13 @@ class PartSource:
 
     Attributes:
         metadata: reads metadata from the store; None where there is no store, as in exports.
+        threads: threads that a derivation may use. The part is the same for any number.
     """
 
     config: CollectionConfig
     parts: Parts
     metadata: MetadataReader | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True)

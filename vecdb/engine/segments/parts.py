@@ -110,6 +110,7 @@ def with_derived(
     codes: bool,
     metadata: MetadataReader | None = None,
     kept: Collection[str] = (),
+    threads: int = 1,
 ) -> tuple[Parts, dict[str, str]]:
     """Return the parts of a segment for which these are given, and why others are left out.
 
@@ -117,13 +118,14 @@ def with_derived(
         codes: whether it gets parts that only code rows.
         metadata: reads the metadata of its rows; None: no part is derived from them.
         kept: names of derived parts that are given and taken as they are.
+        threads: as for ``PartSource``.
     """
     whole, left_out = given_parts(given), {}
     for kind in PART_KINDS:
         if kind.name in kept and given.has(kind):
             whole.put(kind, given[kind])
             continue
-        source = PartSource(config, whole, metadata)
+        source = PartSource(config, whole, metadata, threads)
         if not kind.applies_to(source) or (kind.from_metadata and metadata is None):
             continue
         value = kind.derive(source) if codes or not kind.codes else LeftOut(NO_CODES)

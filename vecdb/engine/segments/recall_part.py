@@ -42,8 +42,9 @@ ROWS_MIN: Final = 1_000
 EF_CAP: Final = 1_200
 """Most candidates of a walk that ends by gamma, if k is not larger."""
 
-_DEVIATIONS: Final = 2.0
-"""Standard errors that the measured mean must be above the target."""
+_DEVIATIONS: Final = 2.33
+"""Standard errors that the measured mean must be above the target: what a normal distribution
+exceeds to one side in one of 100 cases, so that 99 of 100 graphs keep it."""
 
 _MISSES_MIN: Final = 1e-4
 """Below this share of misses, a sample can't tell one from another."""
@@ -175,7 +176,9 @@ class _RecallPart(PartKind[RecallCurve]):
         by: Literal["gamma", "ef"] = "ef" if metric is Metric.DOT else "gamma"
         vectors, graph = source.parts[VECTORS], source.parts[GRAPH]
         sketch = source.parts.get(SKETCH)
-        values, queries, far = measured_curve(vectors, graph, sketch, metric, EF_CAP)
+        values, queries, far = measured_curve(
+            vectors, graph, sketch, metric, EF_CAP, source.threads
+        )
         return RecallCurve(values, by, queries, _three(far), sketch is not None, int(time.time()))
 
 

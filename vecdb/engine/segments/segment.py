@@ -206,6 +206,7 @@ def write_segment(
     codes: bool = True,
     metadata: MetadataReader | None = None,
     kept: Segment | None = None,
+    threads: int = 1,
 ) -> SegmentEntry:
     """Write the files of a segment, all fsynced and read back when this returns.
 
@@ -216,6 +217,7 @@ def write_segment(
         metadata: reads the metadata of rows, for parts that are derived from them; None: none is.
         kept: a verified segment of the same rows and graph, whose files are used again for all
             parts that do not depend on metadata.
+        threads: threads that may be used to derive parts.
 
     Returns:
         The entry for the store's table, published and verified.
@@ -229,7 +231,9 @@ def write_segment(
     if kept is not None:
         names = [kind.name for kind in PART_KINDS if not kind.from_metadata]
         given = kept.parts
-    parts, left_out = with_derived(given, config, codes=codes, metadata=metadata, kept=names)
+    parts, left_out = with_derived(
+        given, config, codes=codes, metadata=metadata, kept=names, threads=threads
+    )
     linked = {} if kept is None else kept.files_of(names)
     manifest: dict[str, Any] = {
         "format": MANIFEST_FORMAT,

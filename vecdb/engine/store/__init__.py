@@ -17,6 +17,7 @@ requests        request ids and their receipts (idempotent writes)
 leases          snapshot leases: keep the rows that long reads need from being purged
 scroll          pages of a long read; scroll_token: tokens; scroll_uses: times of use
 purging         removes deleted rows and old record versions
+recall_sums     what real queries have shown of the recall of each graph
 stored_name     copy of the collection's name in its own store
 clock           a clock that wall-clock jumps do not affect
 """
@@ -32,6 +33,7 @@ __all__ = [
     "leases",
     "metadata_rows",
     "purging",
+    "recall_sums",
     "requests",
     "rows",
     "scroll",

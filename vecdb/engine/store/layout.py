@@ -5,12 +5,15 @@ Format 1. Never change this format; a change needs a new number in FORMAT.
     database   key                 value, then a CRC-32
     meta       b"format"           u32 format number
                b"collection"       JSON: id, dim, metric, M, ef_construction,
+                                   target_recall (optional),
                                    index_fields (optional: a list of paths as text)
                b"state"            u64 seq, u64 generation
                b"counters"         u64 next_row, live_count, next_segment, sealed_to, metadata_count
                b"name"             UTF-8 name, last written (optional; the catalogue's name counts)
                b"metadata"         JSON of the collection's metadata, last written (optional; the
                                    catalogue's count)
+               b"recall"           recall measured with real queries, format in
+                                   ``recall_sums.py`` (optional)
                b"clock"            the store's clock, format in ``clock.py`` (optional)
                b"skipped", u64 seq u32 position of each id that the batch of this seq skipped, if it
                                    has a request id (optional; earlier versions ignore it)
@@ -50,6 +53,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from vecdb import limits
 from vecdb.errors import DataLossError
 from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, Metric
@@ -327,6 +331,7 @@ def config_entry(collection_id: str, config: CollectionConfig) -> dict[str, obje
         "metric": config.metric.value,
         "M": config.M,
         "ef_construction": config.ef_construction,
+        "target_recall": config.target_recall,
     }
     # Earlier versions ignore it, and index all fields.
     if config.index_fields is not None:
@@ -343,6 +348,7 @@ def config_of(entry: Mapping[str, Any]) -> CollectionConfig:
         entry["M"],
         entry["ef_construction"],
         None if fields is None else tuple(fields),
+        entry.get("target_recall", limits.TARGET_RECALL),  # Earlier versions had none.
     )
 
 

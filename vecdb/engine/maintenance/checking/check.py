@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from vecdb import limits
 from vecdb.checking import WARNING, CheckedCollection, Problem
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.maintenance.checking.catalog import (
@@ -65,6 +66,9 @@ from vecdb.errors import NotFoundError, VecdbError
 from vecdb.types import CollectionConfig
 
 __all__ = ["CollectionCheck", "emit", "end_with_input", "main", "read_job"]
+
+_CONFIGURED: Final = ("dim", "metric", "M", "ef_construction", "target_recall")
+"""What the store and the catalogue both have of a collection's configuration."""
 
 _MAP_BYTES: Final = 64 * 1024**2
 """Initial address space of a store; it is at least twice the file's size, and grows with it."""
@@ -181,10 +185,12 @@ class CollectionCheck:
         if facts.entry.get("id") != self._id:
             what = f"the store has collection id {facts.entry.get('id')}, expected {self._id}"
             self._findings.add("META", what)
-        for name in ("dim", "metric", "M", "ef_construction") if self._entry else ():
-            listed = self._entry.get(name) if self._entry else None
-            if facts.entry[name] != listed:
-                what = f"{name} is {facts.entry[name]} in the store, {listed} in the catalogue"
+        for name in _CONFIGURED if self._entry else ():
+            default = limits.TARGET_RECALL if name == "target_recall" else None
+            stored = facts.entry.get(name, default)
+            listed = self._entry.get(name, default) if self._entry else None
+            if stored != listed:
+                what = f"{name} is {stored} in the store, {listed} in the catalogue"
                 self._findings.add("CATALOG", what)
         return config
 
