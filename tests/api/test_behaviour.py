@@ -490,6 +490,7 @@ def test_package_exports_its_all_list() -> None:
         "filter_hints",
         "filter_nodes",
         "filter_predicates",
+        "filter_shortcuts",
         "filters",
         "import_files",
         "index_fields",
