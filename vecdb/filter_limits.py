@@ -14,6 +14,7 @@ import numpy as np
 
 from vecdb import limits
 from vecdb.errors import InvalidArgumentError
+from vecdb.filter_hints import value_hint
 from vecdb.filter_nodes import Path, Scalar
 from vecdb.reasons import Reason
 from vecdb.row_names import shown
@@ -161,7 +162,7 @@ def _kind(value: object) -> str:
     for types, name in _KINDS:
         if isinstance(value, types):
             return name
-    return f"{shown(value)} ({type(value).__name__})"
+    return f"{shown(value)} ({type(value).__name__}){value_hint(value)}"
 
 
 _KINDS: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (

@@ -4,6 +4,8 @@ r"""Filters: conditions on the metadata and the id of rows. docs/filters.md has 
     filter_nodes.py       the tree of a filter
     filter_canonical.py   its canonical form and key
     filter_limits.py      what a filter from outside may hold
+    filter_nodes.py       the tree of a filter, its canonical form and its limits
+    filter_hints.py       what a filter that is not valid probably means
     filter_predicates.py  the function that decides for a row
     filter_shortcuts.py   the same form, read in less time, of plain filters
 
@@ -24,6 +26,7 @@ import numpy as np
 from vecdb import limits
 from vecdb.errors import InvalidArgumentError
 from vecdb.filter_canonical import canonical, distinct
+from vecdb.filter_hints import meant_by, meant_by_list
 from vecdb.filter_limits import Budget, bad_filter, path_text, split_path
 from vecdb.filter_nodes import (
     And,
@@ -247,7 +250,7 @@ def _conditions(
     if not isinstance(given, Mapping):
         budget.term(place, path)
         if isinstance(given, list | tuple | set | frozenset | np.ndarray):
-            budget.scalar(given, place, "; for one of several values use $in")
+            budget.scalar(given, place, meant_by_list(path[-1] if path else ""))
         return known["$eq"](path, given, place, budget)
     budget.enter(depth, place)
     if not given:
@@ -274,14 +277,16 @@ def _not_operator(place: str, key: object, known: Operators, path: Path) -> Exce
     if not path:
         return bad_filter(place, f"expected an operator such as $in, got {shown(key)}")
     field = shown(f"{path_text(path)}.{path_text((key,))}")
-    return bad_filter(
-        place, f"expected an operator such as $eq, got {shown(key)}; write the field as {field}"
-    )
+    what = f"expected an operator such as $eq, got {shown(key)}"
+    if hint := meant_by(key, (*known, "$not")):
+        return bad_filter(place, f"{what}{hint} If it is a field, write it as {field}")
+    return bad_filter(place, f"{what}; write the field as {field}")
 
 
 def _unknown(place: str, name: str, known: Iterable[str]) -> Exception:
-    what = f"unknown operator {shown(name)}; expected one of {', '.join(known)}"
-    return bad_filter(place, what)
+    names = tuple(known)
+    what = f"unknown operator {shown(name)}; expected one of {', '.join(names)}"
+    return bad_filter(place, what + meant_by(name, names))
 
 
 _PLAIN_NAME: Final = re.compile(r"[\w$\\.-]{1,80}")
@@ -313,7 +318,9 @@ def _ids(given: object, place: str, budget: Budget) -> tuple[str, ...]:
 
 
 def _equal(path: Path, given: Any, place: str, budget: Budget) -> Node:
-    return Compare(path, Order.EQ, budget.scalar(given, place))
+    operator = "$nin" if place.endswith(".$ne") else "$in"
+    hint = f"; for several values use {operator}" if isinstance(given, list | tuple) else ""
+    return Compare(path, Order.EQ, budget.scalar(given, place, hint))
 
 
 def _order(op: Order) -> Callable[[Path, Any, str, Budget], Node]:

@@ -86,13 +86,13 @@ class SearchInfo(NamedTuple):
 
 
 class SegmentPlan(NamedTuple):
-    """How a search went through one segment, or through rows that are in none.
+    """How a search went through one segment, or through rows that are in none. All are listed.
 
     Attributes:
         segment: its number; None for rows in no segment.
         way: "graph": its graph was walked; "sketches": its matching rows were compared by their
             sketches, and the nearest scored exactly; "matches": its matching rows were compared;
-            "rows": all its rows were.
+            "rows": all its rows were; "none": no row matches the filter.
         rows: how many it holds, deleted ones included.
         matches: live rows that could have been returned.
         costs_us: estimated microseconds for a query, of all ways that were possible; empty without

@@ -256,6 +256,8 @@ class IngestProgress:
         seq: seq of the last acknowledged batch, 0 before the first.
         elapsed_s: seconds since the call began.
         skipped: how many of ``rows`` were left as they are, with ``on_existing="skip"``.
+        skipped_ids: their ids, in the order of the input: in a call of ``progress`` those of the
+            batch that was acknowledged, in the result and in an error's ``progress`` all.
     """
 
     rows: int
@@ -263,6 +265,7 @@ class IngestProgress:
     seq: int
     elapsed_s: float
     skipped: int = 0
+    skipped_ids: tuple[str, ...] = ()
 
 
 class Records:

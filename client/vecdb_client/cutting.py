@@ -144,6 +144,7 @@ def _write_parts(
             seq = max(done.seq, receipt.seq)
             done = replace(done, rows=rows.stop, seq=seq, elapsed_s=time.monotonic() - began)
     except BaseException as error:
+        done = replace(done, skipped=len(skipped), skipped_ids=tuple(skipped))
         attach_progress(error, done, method.lower())
         raise
     return Receipt(done.seq, count, repeated, tuple(skipped))

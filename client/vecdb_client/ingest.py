@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -103,13 +104,13 @@ def ingest(
             calls.read("Count", wire.CountRequest(**target))
     except Exception as error:
         job.let_finish()
-        attach_progress(error, job.done)
+        attach_progress(error, job.whole())
         raise
     except BaseException as error:
         job.cancel()
-        attach_progress(error, job.done)
+        attach_progress(error, job.whole())
         raise
-    return job.done
+    return job.whole()
 
 
 class _InFlight(NamedTuple):
@@ -134,6 +135,7 @@ class _Ingest:
         self._in_flight: deque[_InFlight] = deque()
         self._has_gap = False
         self._pieces = self._first = 0
+        self._skipped_ids: list[str] = []
         self.message_bytes = 0
         self.request_prefix: str | None = None
         self.write_options: WriteFields = {}
@@ -143,6 +145,10 @@ class _Ingest:
     def begin(self, total: int | None) -> None:
         """Set the number of rows of the input; None if it is not known."""
         self.done = IngestProgress(0, total, 0, 0.0)
+
+    def whole(self) -> IngestProgress:
+        """Return the progress with the ids that all batches skipped."""
+        return replace(self.done, skipped_ids=tuple(self._skipped_ids))
 
     def send(self, part: Batch) -> None:
         """Check a batch, and send it as soon as fewer than two are in flight."""
@@ -192,12 +198,16 @@ class _Ingest:
         self._has_gap = True
         response = self._calls.finish_write("Upsert", oldest.request, oldest.begun)
         self._has_gap = False
+        ids = oldest.request.ids
+        skipped_ids = tuple(ids[place] for place in response.skipped)
+        self._skipped_ids.extend(skipped_ids)
         self.done = IngestProgress(
             self.done.rows + len(oldest.ids),
             self.done.total,
             max(self.done.seq, response.seq),
             time.monotonic() - self._began,
-            self.done.skipped + len(response.skipped),
+            self.done.skipped + len(skipped_ids),
+            skipped_ids,
         )
 
     def let_finish(self) -> None:

@@ -296,6 +296,7 @@ def search(
         typer.Option("--recall", help="Recall to reach on average, above 0 to 1; default 0.95."),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every row.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the way and its costs.")] = False,
     as_json: Json = False,
 ) -> None:
     """Find the rows nearest to a stored row, a vector, or the mean of stored rows."""
@@ -307,7 +308,7 @@ def search(
     condition = read_filter(filter)
     options = answers.SearchOptions(
         id, vector, k, ef, recall, exact, near or None, away or None, max_distance, condition,
-        group_by, group_size,
+        group_by, group_size, explain,
     )  # fmt: skip
     with open_target(url, data) as target:
         answers.print_search(

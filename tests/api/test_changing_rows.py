@@ -397,8 +397,18 @@ def test_refuse_is_insert_only(surface: Any) -> None:
 def test_upsert_many_skips_or_refuses_existing_rows(surface: Any) -> None:
     docs = filled(surface, 10)
     names = [*(f"r{i}" for i in range(25)), "r20"]
-    done = docs.upsert_many(names, rows(26), batch_rows=6, on_existing="skip")
+    told: list[vecdb.IngestProgress] = []
+    done = docs.upsert_many(names, rows(26), batch_rows=6, on_existing="skip", progress=told.append)
     assert (done.rows, done.skipped, docs.count()) == (26, 11, 25)
+    assert done.skipped_ids == (*(f"r{i}" for i in range(10)), "r20")
+    assert [each.skipped_ids for each in told] == [
+        ("r0", "r1", "r2", "r3", "r4", "r5"), ("r6", "r7", "r8", "r9"), (), (), ("r20",)
+    ]  # fmt: skip
+    assert [each.skipped for each in told] == [6, 10, 10, 10, 11]
+    with pytest.raises(vecdb.InvalidArgumentError) as refused:
+        docs.upsert_many(["r1", "new", "r2", ""], rows(4), batch_rows=2, on_existing="skip")
+    assert refused.value.progress.skipped_ids == ("r1",)
+    docs.delete(["new"])
     assert docs.get(["r3"]).metadata[0]["n"] == 3
     with pytest.raises(vecdb.ConditionFailedError) as caught:
         docs.upsert_many(

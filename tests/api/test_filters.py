@@ -7,6 +7,7 @@ import json
 import pickle
 import random
 import re
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,21 @@ BAD = [
     ({"$id": {"$gt": "a"}}, "filter.$id.$gt: unknown operator '$gt'"),
     ({"$id": {"x": "a"}}, "filter.$id: expected an operator such as $in, got 'x'"),
     ({"odd name": [1]}, "filter['odd name']: expected"),
+    # As other databases have it.
+    ({"a": {"eq": 1}}, "got 'eq'; did you mean $eq? If it is a field, write it as 'a.eq'"),
+    ({"a": {">=": 1}}, "got '>='; did you mean $gte?"),
+    ({"a": {"$GTE": 1}}, "filter.a.$GTE: unknown operator '$GTE'"),
+    ({"a": {"$GTE": 1}}, "$not; did you mean $gte?"),
+    ({"a": {"$all": [1]}}, "did you mean $contains_all?"),
+    ({"a": {"$and": [{"$gt": 1}]}}, "$and stands around fields, as in {'$and': [{'a': 1}"),
+    ({"$AND": [{"a": 1}]}, "did you mean $and?"),
+    ({"or": [{"a": 1}]}, "filter.or: expected a string, a number, a boolean or null, got a list"),
+    ({"or": [{"a": 1}]}, "got a list; did you mean $or?"),
+    ({"a": {"$ne": [1]}}, "filter.a.$ne: expected a string, a number, a boolean or null"),
+    ({"a": {"$ne": [1]}}, "for several values use $nin"),
+    ({"a": {"$eq": [1]}}, "for several values use $in"),
+    ({"a": date(2024, 1, 1)}, "(date); write times as strings of RFC 3339, or as numbers"),
+    ({"a": {"$gt": datetime(2024, 1, 1)}}, "(datetime); write times as strings of RFC 3339"),
 ]
 
 

@@ -13,6 +13,7 @@ import vecdb
 from tests.checking import checked
 from tests.filter_model import PATHS
 from tests.metadata_world import SEED, World
+from tests.model import flush_now, index_now
 from tests.places import override, value_of
 from tests.segments.columns.test_evaluating import check, columns_of
 from tests.serving import running_server
@@ -105,7 +106,22 @@ def test_filters_find_the_same_whatever_fields_are_named(tmp_path: Path) -> None
         assert "not in index_fields" in stats.columns_left_out
     finally:
         world.database.close()
-    checked(tmp_path / "data")
+    assert checked(tmp_path / "data")[0] == []
+
+
+def test_facets_and_fields_are_the_same_whatever_fields_are_named(database: Any) -> None:
+    found = []
+    for name, named in (("all", None), ("some", ["lang"]), ("none", [])):
+        docs = database.create_collection(name, 2, index_fields=named)
+        entries = [{"lang": ("en", "de")[i % 2], "tags": [i % 3, "x"]} for i in range(60)]
+        docs.upsert(range(60), [[1.0, i] for i in range(60)], entries)
+        flush_now(docs)
+        index_now(docs)
+        (segment,) = docs.stats().segments
+        assert segment.kind == "graph"
+        facets = [docs.facet(field) for field in ("lang", "tags", "gone")]
+        found.append(([each.values for each in facets], docs.fields()))
+    assert found[0] == found[1] == found[2]
 
 
 def test_columns_hold_the_named_fields_alone() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -101,3 +103,28 @@ def test_numbers_of_matches_are_rounded_down_a_little() -> None:
     numbers = [*range(1, 5_000), 10**6 + 7]
     assert all(0.93 * number <= rounded_down(number) <= number for number in numbers)
     assert len({rounded_down(number) for number in range(1, 400_000)}) < 300
+
+
+def _shapes() -> Iterator[tuple[UnitShape, WalkShape]]:
+    shares = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.5, 0.9, 1.0)
+    widths = ((64, 1), (128, 1), (384, 2), (768, 3), (1_536, 8))
+    for rows, (width, lines), share in itertools.product((10**4, 10**5, 10**6), widths, shares):
+        matching = max(1, int(rows * share))
+        for blocks in (-(-matching // 16), round(rows / 16 * (1 - (1 - share) ** 16))):
+            for visited, growth in itertools.product((300, 800, 2_500), (2, 4)):
+                unit = UnitShape(rows, matching, max(1, blocks), width, lines, True)
+                yield unit, WalkShape(visited, visited * growth)
+
+
+@pytest.mark.parametrize(("off", "loss_max"), [(1.25, 0.01), (1.5, 0.04), (2.0, 0.12)])
+def test_the_choice_loses_little_where_unit_costs_are_off(off: float, loss_max: float) -> None:
+    """On machines where each unit cost is so many times higher or lower than assumed, all ways
+    taken together cost little more than the best."""
+    names = ("walk", "sketches", "matches", "rows")
+    losses = []
+    for unit, walk in _shapes():
+        found = cheapest(unit, walk, sketched=True)
+        for factors in itertools.product((1 / off, 1.0, off), repeat=len(names)):
+            true = [cost * factor for cost, factor in zip(found.costs, factors, strict=True)]
+            losses.append(true[names.index(found.way)] / min(true) - 1)
+    assert 0 < sum(losses) / len(losses) <= loss_max

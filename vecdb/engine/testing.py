@@ -43,6 +43,7 @@ PLACES: Final = {
     "candidate_cost": "vecdb.engine.search.matched_rows:_CANDIDATE_COST",
     "distinct_values_max": "vecdb.engine.search.facets:_DISTINCT_MAX",
     "listed_rows_few": "vecdb.engine.search.listing:_FEW_ROWS",
+    "sure_of_walk": "vecdb.engine.search.filter_plan:_SURE_OF_WALK",
     "scroll_passed_rows_max": "vecdb.engine.store.scroll:_PASSED_ROWS_MAX",
     "catalog_patience_s": "vecdb.engine.runtime.catalog:_PATIENCE_S",
     "changed_rows_min": "vecdb.engine.indexing.outdated:CHANGED_ROWS_MIN",

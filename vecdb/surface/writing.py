@@ -100,7 +100,8 @@ class WritingSurface(Protocol):
             ids, vectors, metadata: as for ``upsert``, of any length, or iterables of rows.
             batch_rows: rows of a batch, 1 to 10,000.
             on_existing: as for ``upsert``. "refuse" refuses the first batch with an id that is live
-                and ends the call; earlier batches stay. ``skipped`` of the progress counts rows.
+                and ends the call; earlier batches stay. "skip": ``skipped_ids`` of the progress
+                names the rows that were left as they are.
             progress: called in this thread after each acknowledged batch.
             request_id: at most 48 bytes; the batches get "<request_id>/1", "<request_id>/2" and so
                 on. The call takes effect once, however often it is repeated within 24 hours with

@@ -4,7 +4,7 @@ managing      vecdb create, drop, get and optimize
 changing      vecdb list, set and metadata: ids, and changes of metadata
 loading       vecdb load: a file into a collection
 selecting     vecdb count, delete, facet and fields: rows by what their metadata say
-answers       vecdb search and stats: tables for people, JSON for programs
+answers       vecdb search and stats: tables for people, JSON for programs; plans: how it searched
 export        vecdb export; plain_files: Parquet and .npy
 importing     vecdb import: index files of FAISS and hnswlib
 backups       vecdb backup, restore and compact: reports

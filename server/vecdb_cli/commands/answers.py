@@ -27,6 +27,7 @@ from vecdb.types import (
     SearchInfo,
     SegmentStats,
 )
+from vecdb_cli.commands.plans import plans_table
 from vecdb_cli.sidecars import mapped
 from vecdb_cli.vector_lines import is_number
 
@@ -67,6 +68,7 @@ class SearchOptions:
     filter: Filter | None = None
     group_by: str | None = None
     group_size: int | None = None
+    explain: bool = False
 
 
 def print_search(
@@ -116,6 +118,9 @@ def print_search(
         if options.filter is not None:
             compared = f"{info.visited:,} vectors compared; {counted(info.matches, 'matching row')}"
         _say(console, f"{info.plan}, {way}; {compared}; {through}seq {info.seq}")
+        if options.explain:
+            console.print()
+            console.print(plans_table(info.explain))
         if options.filter is None:
             _say_unindexed(console, place, name, info.unindexed_rows, info.matches)
 
@@ -136,6 +141,7 @@ def _searched(
         "group_by": options.group_by,
         "group_size": options.group_size,
         "filter": options.filter,
+        "explain": options.explain,
     }
     hits: Hits = collection.search(**arguments)
     return hits
@@ -220,7 +226,10 @@ def _search_document(name: str, hits: Hits, chosen: list[int]) -> dict[str, obje
             }
             for row in chosen
         ],
-        "info": hits.info._asdict(),
+        "info": {
+            **hits.info._asdict(),
+            "explain": [plan._asdict() for plan in hits.info.explain],
+        },
     }
 
 

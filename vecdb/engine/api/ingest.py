@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 
 from vecdb import checks, limits
 from vecdb.batching import attach_progress, batches, request_id_of_part
@@ -45,6 +46,7 @@ def ingest(
     done = IngestProgress(0, parts.total, 0, 0.0)
     checks.check_condition(False, None, on_existing)
     waiting: deque[Future[Receipt]] = deque()
+    skipped_ids: list[str] = []
     # After a failed batch later receipts are not counted: progress is a prefix of the input.
     failed = False
 
@@ -59,7 +61,9 @@ def ingest(
             # A repeated batch has the seq of its first execution, which may be lower.
             rows = done.rows + receipt.count + len(receipt.skipped)
             seq, skipped = max(done.seq, receipt.seq), done.skipped + len(receipt.skipped)
-            done = IngestProgress(rows, parts.total, seq, time.monotonic() - began, skipped)
+            elapsed_s = time.monotonic() - began
+            done = IngestProgress(rows, parts.total, seq, elapsed_s, skipped, receipt.skipped)
+            skipped_ids.extend(receipt.skipped)
             if progress is not None:
                 progress(done)
 
@@ -84,6 +88,6 @@ def ingest(
     except BaseException as error:
         with contextlib.suppress(Exception):
             settle(0)
-        attach_progress(error, done)
+        attach_progress(error, replace(done, skipped_ids=tuple(skipped_ids)))
         raise
-    return done
+    return replace(done, skipped_ids=tuple(skipped_ids))

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from vecdb.engine.search.hits import Wanted
 from vecdb.engine.search.snapshot import Snapshot
 from vecdb.engine.system.call_memory import CallMemory
 
-__all__ = ["candidates_bytes", "take_answer_memory", "take_hits_memory", "take_search_memory"]
+__all__ = [
+    "GROUPED_BYTES",
+    "GROUP_VALUE_BYTES",
+    "candidates_bytes",
+    "take_answer_memory",
+    "take_hits_memory",
+    "take_search_memory",
+]
 
 _HIT_BYTES_MIN = 7
 """A hit in an answer has at least a distance, and an id of one byte with its length."""
@@ -14,6 +23,14 @@ _HIT_BYTES_MIN = 7
 _FOUND_BYTES, _MERGED_BYTES, _NAMED_BYTES, _RECORD_BYTES = 12, 56, 260, 500
 """Bytes of memory for: a hit of one unit; merging it with those of other units; the Python objects
 of a returned hit with its id; and those of one with its record (without the metadata's bytes)."""
+
+
+GROUPED_BYTES: Final = 250
+"""Bytes of memory for a row in a group: its place and distance in a dict."""
+
+GROUP_VALUE_BYTES: Final = 150
+"""Bytes of memory for the values of a row by which it is put into groups, and for each that its
+record has, without the bytes of texts."""
 
 
 def take_search_memory(snapshot: Snapshot, queries: int, wanted: Wanted, dim: int) -> None:

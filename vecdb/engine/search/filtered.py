@@ -38,9 +38,9 @@ class Selected(NamedTuple):
 def select(
     matcher: Matcher, snapshot: Snapshot, filter: Filter, deadline: Deadline
 ) -> list[Selected]:
-    """Return the units of a snapshot of which some live rows match. Raises as ``matches_of``."""
-    units = [select_unit(matcher, snapshot, u, filter, deadline) for u in snapshot.units]
-    return [one for one in units if one.unit.live_count]
+    """Return the units of a snapshot, those included of which nothing matches. Raises as
+    ``matches_of``."""
+    return [select_unit(matcher, snapshot, u, filter, deadline) for u in snapshot.units]
 
 
 def select_unit(

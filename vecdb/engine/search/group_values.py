@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from vecdb.engine.search.call_bytes import GROUP_VALUE_BYTES
 from vecdb.engine.search.candidates import Candidates, CandidateSearch, Places
 from vecdb.engine.search.column_matches import usable_columns
-from vecdb.engine.search.lookup import read_records
+from vecdb.engine.search.lookup import read_records, records_at_once
 from vecdb.engine.search.memtable import nodes_of
 from vecdb.engine.search.snapshot import SearchUnit
 from vecdb.engine.segments.columns.field import Field
@@ -29,6 +30,9 @@ _INT64_END = 2**63
 _VALUES_MAX = 1_000
 _READ_MAX = 1_000
 """Values, and records read, up to which all groups are listed."""
+
+_READ_AT_ONCE = 500
+"""Records that are read before their memory is counted."""
 
 _UNKNOWN: frozenset[Any] = frozenset({"unknown"})
 
@@ -111,6 +115,7 @@ class GroupValues:
         rows = candidates.rows[:count]
         numbers = rows.tolist()
         new = np.array([row not in self._known for row in numbers], bool)
+        self._search.wanted.memory.take(GROUP_VALUE_BYTES * int(new.sum()))
         nodes, origins = candidates.best.nodes[:count], candidates.best.origins
         for number, part in enumerate(candidates.results.parts):
             unit = self._units.get(id(part.content))
@@ -157,10 +162,20 @@ class GroupValues:
         return frozenset(keys.union(*(self._known[row] for row in to_read)))
 
     def _read(self, rows: Sequence[int]) -> None:
-        search = self._search
-        records = read_records(search.store, rows, search.snapshot.state.seq, search.deadline)
-        for row, record in zip(rows, records, strict=True):
-            self._known[row] = _keys(record.metadata, self.path)
+        """Read the values of rows from their records, and reserve memory for what is kept."""
+        search, memory = self._search, self._search.wanted.memory
+        step = records_at_once(search.store, _READ_AT_ONCE)
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            records = read_records(search.store, some, search.snapshot.state.seq, search.deadline)
+            raw_bytes, kept = sum(len(record.metadata) for record in records), 0
+            memory.take(raw_bytes)
+            for row, record in zip(some, records, strict=True):
+                keys = self._known[row] = _keys(record.metadata, self.path)
+                kept += GROUP_VALUE_BYTES * len(keys)
+                kept += sum(len(value) for _, value in keys if isinstance(value, str))
+            memory.take(kept)
+            memory.release(raw_bytes)
 
     def _column_of(self, unit: SearchUnit) -> _Column | None:
         """Return the column of a segment; None if its columns do not hold the values."""

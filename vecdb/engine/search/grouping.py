@@ -18,8 +18,8 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from vecdb.engine.search.call_bytes import candidates_bytes, take_answer_memory
-from vecdb.engine.search.candidates import CandidateSearch, Places
+from vecdb.engine.search.call_bytes import GROUPED_BYTES, candidates_bytes, take_answer_memory
+from vecdb.engine.search.candidates import Candidates, CandidateSearch, Places
 from vecdb.engine.search.group_values import GroupValues, Key
 from vecdb.engine.search.hits import explained, info_of
 from vecdb.engine.search.lookup import read_records, read_vectors
@@ -37,6 +37,9 @@ _GROWTH: Final = 4
 
 _WIDEST_FACTOR, _WIDEST_LEAST = 8, 256
 """Most candidates before filters are used: by how many hits are wanted, and at least."""
+
+_COUNTED_AT_ONCE: Final = 1_000
+"""Rows in groups whose memory is reserved at once."""
 
 _INT64_END: Final = 2**63
 
@@ -137,16 +140,28 @@ class _Grouping:
         count = len(found.rows)
         if self._max_distance is not None:
             count = int(found.distances.searchsorted(self._max_distance, side="right"))
+        self._put(found, count)
+        search.wanted.memory.release(candidates_bytes(search.snapshot, 1, size))
+        return count < size
+
+    def _put(self, found: Candidates, count: int) -> None:
+        """Put the first candidates into their groups."""
+        memory, new = self._search.wanted.memory, 0
         rows, scores = found.rows[:count].tolist(), found.best.scores[:count].tolist()
         distances = found.distances[:count].tolist()
         for row, score, distance, keys in zip(
             rows, scores, distances, self._values.of(found, count), strict=True
         ):
-            if row not in self._own_rows:
-                for key in keys:
-                    self.groups.setdefault(key, {})[score, row] = distance
-        search.wanted.memory.release(candidates_bytes(search.snapshot, 1, size))
-        return count < size
+            if row in self._own_rows:
+                continue
+            for key in keys:
+                group = self.groups.setdefault(key, {})
+                new += (score, row) not in group
+                group[score, row] = distance
+            if new >= _COUNTED_AT_ONCE:
+                memory.take(new * GROUPED_BYTES)
+                new = 0
+        memory.take(new * GROUPED_BYTES)
 
     def _by_filters(self, size: int) -> bool:
         """Find the missing groups, and then the missing hits, by filters. Return False if a filter

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import repeat
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -92,12 +93,16 @@ class Results(NamedTuple):
         parts: as found. plan: how.
         units: of the plan.
         matching: number of rows that match the filter, None without one.
+        without_match: further units, of which no live row matches.
+        unread: rows that were read from the store to be compared, and how many of them match.
     """
 
     parts: list[Found]
     plan: SearchPlan
     units: Sequence[SearchUnit]
     matching: int | None = None
+    without_match: Sequence[SearchUnit] = ()
+    unread: tuple[int, int] = (0, 0)
 
 
 class Wanted(NamedTuple):
@@ -339,13 +344,24 @@ def info_of(snapshot: Snapshot, parts: Sequence[Found], plan: SearchPlan) -> Sea
 
 
 def explained(results: Results) -> tuple[SegmentPlan, ...]:
-    """Return how each unit was searched."""
-    plans = []
+    """Return how each unit was searched, in the order of rows."""
+    plans: list[tuple[int, SegmentPlan]] = []
     for unit, way in zip(results.units, results.plan.units, strict=True):
         costs = {} if way.costs is None else way.costs.in_microseconds()
         name = "graph" if way.walks else way.scan
-        plans.append(SegmentPlan(unit.number, name, unit.count, unit.live_count, costs))
-    return tuple(plans)
+        plan = SegmentPlan(unit.number, name, unit.count, unit.live_count, costs)
+        plans.append((_first_row(unit), plan))
+    for unit in results.without_match:
+        plans.append((_first_row(unit), SegmentPlan(unit.number, "none", unit.count, 0, {})))
+    ordered = [plan for _, plan in sorted(plans, key=itemgetter(0))]
+    rows, matches = results.unread
+    if rows:
+        ordered.append(SegmentPlan(None, "rows", rows, matches, {}))
+    return tuple(ordered)
+
+
+def _first_row(unit: SearchUnit) -> int:
+    return int(unit.rows[0]) if unit.count else -1
 
 
 def distances_of(scores: npt.NDArray[np.float32], metric: Metric) -> npt.NDArray[np.float32]:

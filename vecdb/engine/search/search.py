@@ -273,9 +273,11 @@ class Searcher:
                 parts.append(self.walk(unit, way, queries, k, deadline))
             else:
                 parts.append(self.scan(unit, queries, k, deadline))
+        unread = (0, 0)
         if not snapshot.holds_all and len(queries):
-            parts.append(self.scan_unread(snapshot, queries, k, deadline)[0])
-        return Results(parts, plan, snapshot.units)
+            found, unread = self.scan_unread(snapshot, queries, k, deadline)
+            parts.append(found)
+        return Results(parts, plan, snapshot.units, unread=unread)
 
     def _find_matching(
         self,
@@ -286,7 +288,8 @@ class Searcher:
         deadline: Deadline,
         filter: Filter,
     ) -> Results:
-        selected = select(self.matcher, snapshot, filter, deadline)
+        every = select(self.matcher, snapshot, filter, deadline)
+        selected = [one for one in every if one.unit.live_count]
         plan = self.planner.plan_filtered(selected, k, wish, self._walk_shapes)
         parts: list[Found] = []
         for one, way in zip(selected, plan.units, strict=True):
@@ -296,10 +299,13 @@ class Searcher:
             else:
                 parts.append(self._scan_selected(one, way.scan, queries, k, deadline))
         matching = sum(one.unit.live_count for one in selected)
+        unread = (0, 0)
         if not snapshot.holds_all:
-            found, count = self.scan_unread(snapshot, queries, k, deadline, filter)
-            parts, matching = [*parts, found], matching + count
-        return Results(parts, plan, [one.unit for one in selected], matching)
+            found, unread = self.scan_unread(snapshot, queries, k, deadline, filter)
+            parts, matching = [*parts, found], matching + unread[1]
+        units = [one.unit for one in selected]
+        others = [one.unit for one in every if not one.unit.live_count]
+        return Results(parts, plan, units, matching, others, unread)
 
     def _scan_selected(
         self,
@@ -436,9 +442,9 @@ class Searcher:
         k: int,
         deadline: Deadline,
         filter: Filter | None = None,
-    ) -> tuple[Found, int]:
+    ) -> tuple[Found, tuple[int, int]]:
         """Scan all rows outside mapped segments, held by the snapshot or not, in ascending order.
-        Return the result, and how many rows could have been found.
+        Return the result, how many rows were compared, and how many could have been found.
 
         The nodes of the result are row numbers. The same heaps are used for all slices. Between two
         slices they hold row numbers. During a slice they hold the slice's nodes, and earlier row
@@ -457,12 +463,12 @@ class Searcher:
             None,
             None,
         )
-        nodes, count = found.nodes, 0
+        nodes, rows, count = found.nodes, 0, 0
         for unit in self._units_outside_segments(snapshot, deadline):
             if filter is not None:
                 unit = select_unit(self.matcher, snapshot, unit, filter, deadline).unit
             nodes -= _ROW_OFFSET
-            count += unit.live_count
+            rows, count = rows + unit.count, count + unit.live_count
 
             def scan(until: Deadline, first: int, last: int, unit: SearchUnit = unit) -> None:
                 self._scan_unit(unit, found, queries, first, last, until)
@@ -478,7 +484,7 @@ class Searcher:
             deadline,
             lambda until, first, last: self._sort(found, first, last, until),
         )
-        return found, count
+        return found, (rows, count)
 
     def _units_outside_segments(
         self, snapshot: Snapshot, deadline: Deadline

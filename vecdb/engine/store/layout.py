@@ -15,6 +15,8 @@ Format 1. Never change this format; a change needs a new number in FORMAT.
                b"recall"           recall measured with real queries, format in
                                    ``recall_sums.py`` (optional)
                b"clock"            the store's clock, format in ``clock.py`` (optional)
+               b"skipped", u64 seq u32 position of each id that the batch of this seq skipped, if it
+                                   has a request id (optional; earlier versions ignore it)
                b"dropped"          (empty; present only once the collection is dropped)
                b"purging"          u64 seq: up to there a purge is in progress (else absent)
     ids        id, UTF-8           u64 row
@@ -27,8 +29,7 @@ Format 1. Never change this format; a change needs a new number in FORMAT.
     segments   u64 number          JSON: state, lock, first_row, end_row, seq, kind, count, bytes,
                                    manifest_crc, verified
     pins       16 bytes            a lease: u64 seq, u64 next_row, u64 expiry (ns, store's clock)
-    requests   request id, UTF-8   u64 seq, u64 time_ns, 32 bytes SHA-256 of the batch, u32 rows,
-                                   [u32 position of each id of the batch that was skipped]
+    requests   request id, UTF-8   u64 seq, u64 time_ns, 32 bytes SHA-256 of the batch, u32 rows
                0xFF, u64 seq       request id (index by age: no UTF-8 text begins with this byte)
 
 Integers in keys are big-endian, so that LMDB sorts keys by number; in values little-endian. The
@@ -45,7 +46,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -62,6 +63,7 @@ __all__ = [
     "DATABASES",
     "FORMAT_NUMBER",
     "REQUEST_AGES",
+    "SKIPPED",
     "Counters",
     "Lease",
     "LogEntry",
@@ -78,6 +80,7 @@ __all__ = [
     "pack_log",
     "pack_record",
     "pack_request",
+    "pack_skipped",
     "pack_u64",
     "pack_value",
     "parse_block",
@@ -94,6 +97,7 @@ __all__ = [
     "unpack_record",
     "unpack_record_key",
     "unpack_request",
+    "unpack_skipped",
     "unpack_u64",
     "unpack_u64_table",
     "unpack_value",
@@ -114,6 +118,7 @@ DATABASES: Final = (
 BLOCK_BYTES_MAX: Final = 64 * 1024
 BLOCK_HAS_OFFSETS: Final = 1
 REQUEST_AGES: Final = b"\xff"
+SKIPPED: Final = b"skipped"
 
 _CRC = struct.Struct("<I")
 _CRC_RESIDUE = 0x2144DF1C
@@ -201,13 +206,12 @@ class Lease(NamedTuple):
 
 class Request(NamedTuple):
     """The entry of a request id: its batch's seq and digest (``digest.py``). time_ns: by the
-    store's clock. rows: ``count`` of the receipt. skipped: positions of ids in the batch."""
+    store's clock. rows: ``count`` of the receipt."""
 
     seq: int
     time_ns: int
     digest: bytes
     rows: int
-    skipped: tuple[int, ...] = ()
 
 
 def pack_value(key: bytes, payload: bytes) -> bytes:
@@ -478,8 +482,7 @@ def parse_lease(key: bytes, payload: bytes | memoryview) -> Lease:
 
 def pack_request(key: bytes, request: Request) -> bytes:
     """Return a request with checksum; its key is its id."""
-    skipped = np.array(request.skipped, "<u4").tobytes()
-    return pack_value(key, _REQUEST.pack(*request[:4]) + skipped)
+    return pack_value(key, _REQUEST.pack(*request))
 
 
 def unpack_request(key: bytes | memoryview, value: bytes | memoryview) -> Request:
@@ -489,11 +492,27 @@ def unpack_request(key: bytes | memoryview, value: bytes | memoryview) -> Reques
 
 def parse_request(payload: bytes | memoryview) -> Request:
     """Return ``unpack_request`` of a payload whose checksum was compared; as ``parse_block``."""
-    skipped = struct.iter_unpack("<I", payload[_REQUEST.size :])
-    seq, time_ns, digest, rows = _REQUEST.unpack_from(payload)
-    return Request(seq, time_ns, digest, rows, tuple(position for (position,) in skipped))
+    # For a time before the first release, the positions of skipped ids followed.
+    return Request(*_REQUEST.unpack_from(payload))
 
 
 def request_age_key(seq: int) -> bytes:
     """Return the key of the index by age that leads to the request of this seq; oldest first."""
     return REQUEST_AGES + row_key(seq)
+
+
+def skipped_key(seq: int) -> bytes:
+    """Return the key in ``meta`` of the positions that the batch of a seq skipped."""
+    return SKIPPED + row_key(seq)
+
+
+def pack_skipped(key: bytes, positions: Sequence[int]) -> bytes:
+    """Return positions in a batch with checksum."""
+    return pack_value(key, np.array(positions, "<u4").tobytes())
+
+
+def unpack_skipped(key: bytes | memoryview, value: bytes | memoryview) -> list[int]:
+    """Return the positions of ``pack_skipped``. Raises as ``unpack_value``."""
+    raw = bytes(unpack_value(key, value, "list of skipped ids"))
+    positions: list[int] = np.frombuffer(raw, "<u4").tolist()
+    return positions

@@ -12,6 +12,9 @@ by the store's clock (``clock.py``), which wall-clock jumps do not affect. A tim
 clock comes from an earlier version, which used the wall clock: the window of such a request begins
 when it becomes the oldest.
 
+Ids that a batch skipped have an entry of their own in ``meta``, so that a request has the size that
+earlier versions read. It goes with its request, or later if an earlier version removed that.
+
 A damaged entry affects only writes under its own id: they are refused with DATA_LOSS, since the
 batch may have been applied already. The entry is removed when the next younger one expires.
 """
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from itertools import islice, takewhile
 
 from vecdb import limits
 from vecdb.engine.kv.environment import Environment
@@ -72,6 +76,16 @@ class Requests:
         self._put(transaction, request_id, known)
         return known
 
+    def skipped(self, transaction: Transaction, request: Request) -> list[int]:
+        """Return the positions of the ids that the batch of a request skipped.
+
+        Raises:
+            DataLossError: their entry is damaged.
+        """
+        key = layout.skipped_key(request.seq)
+        value = transaction.get(key, db=self._handles.meta)
+        return [] if value is None else layout.unpack_skipped(key, value)
+
     def remember(
         self,
         transaction: Transaction,
@@ -87,8 +101,11 @@ class Requests:
         known = self._known(transaction, request_id)
         if known is not None:  # Expired, or ``answered`` would have returned its receipt.
             transaction.delete(layout.request_age_key(known.seq), db=self._handles.requests)
-        request = Request(receipt.seq, now_ns, digest, receipt.count, tuple(skipped))
+        request = Request(receipt.seq, now_ns, digest, receipt.count)
         self._put(transaction, request_id, request)
+        if skipped:
+            key = layout.skipped_key(receipt.seq)
+            transaction.put(key, layout.pack_skipped(key, skipped), db=self._handles.meta)
         key = layout.request_age_key(receipt.seq)
         transaction.put(key, layout.pack_value(key, request_id), db=self._handles.requests)
 
@@ -122,8 +139,21 @@ class Requests:
                     break
         for entry in expired:
             transaction.delete(entry, db=self._handles.requests)
+        self._forget_skipped(transaction, max(filter(_is_age, expired), default=b""))
         for request_id, request in ahead:
             self._put(transaction, request_id, request)
+
+    def _forget_skipped(self, transaction: Transaction, last_age: bytes) -> None:
+        """Remove entries of skipped ids up to the seq of an expired request."""
+        last = layout.SKIPPED + last_age.removeprefix(layout.REQUEST_AGES)
+        gone: list[bytes] = []
+        with transaction.cursor(self._handles.meta) as cursor:
+            if last_age and cursor.set_range(layout.SKIPPED):
+                keys = map(bytes, cursor.iternext(values=False))
+                older = takewhile(lambda key: layout.SKIPPED < key <= last, keys)
+                gone = list(islice(older, REMOVED_AT_ONCE_MAX))
+        for key in gone:
+            transaction.delete(key, db=self._handles.meta)
 
     def lost_age(self, transaction: Transaction, key: bytes, value: memoryview) -> bytes | None:
         """Return the key of the index by age that is missing or wrong for a request.
@@ -147,6 +177,10 @@ class Requests:
     def _put(self, transaction: Transaction, request_id: bytes, request: Request) -> None:
         value = layout.pack_request(request_id, request)
         transaction.put(request_id, value, db=self._handles.requests)
+
+
+def _is_age(key: bytes) -> bool:
+    return key.startswith(layout.REQUEST_AGES)
 
 
 def _oldest_ns(now_ns: int) -> int:

@@ -241,7 +241,7 @@ class Store:
                 transaction, write_options.request_id, write_options.digest, now_ns
             )
             if known is not None:
-                names = _texts(batch, known.skipped)
+                names = _texts(batch, self.requests.skipped(transaction, known))
                 return Receipt(known.seq, known.rows, repeated=True, skipped=names)
         seq = state.seq + 1
         first_row = counters.next_row

@@ -37,6 +37,7 @@ from vecdb.engine.segments.lifecycle import (
     reserve,
 )
 from vecdb.engine.segments.segment import RowArrays, padded_width, write_segment
+from vecdb.engine.store.metadata_rows import metadata_reader
 from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.failpoints import failpoint
@@ -148,6 +149,7 @@ def _publish(
         seq=taken.seq,
         given=content.parts.with_part(GRAPH, graph),
         codes=codes,
+        metadata=metadata_reader(store),
     )
     failpoint("import.written")
     if not publish(store, taken, entry):
