@@ -48,7 +48,6 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 _SKETCHES_AHEAD = 64
-_EXPANDED_TOGETHER = 2
 _ROWS_AHEAD, _LINES_AHEAD = 4, 16
 
 _PAGE_BYTES = mmap.PAGESIZE
@@ -56,7 +55,7 @@ _WILL_NEED = int(mmap.MADV_WILLNEED)
 _madvise = types.ExternalFunction("madvise", types.int32(types.int64, types.int64, types.int32))
 
 
-best_first = make_best_first(estimate, prefetch_sketch, _SKETCHES_AHEAD, 0, _EXPANDED_TOGETHER)
+best_first = make_best_first(estimate, prefetch_sketch, _SKETCHES_AHEAD, 0)
 
 
 @inlined
