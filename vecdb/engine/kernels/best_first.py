@@ -178,32 +178,27 @@ def expand(links, n, visited, seen, end, pool, key, cursor, count, heap, waiting
     return cursor, waiting, passed, gather(links, node_of(key), n, visited, seen, end)
 
 
-def make_score_all(score_node: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that writes the keys of unscored nodes to the end of the pool."""
-
-    @inlined
-    def score_all(data, seen, unscored, end, pool, keys):
-        for i in range(unscored, end):
-            node = np.int64(seen[i])
-            pool[keys + i - unscored] = pack(score_node(data, node), node)
-
-    return score_all
+@inlined
+def score_none(data, seen, unscored, stop, pool, keys):
+    """Stand in for ``score_all`` where nodes are scored one by one."""
 
 
 def make_best_first(
-    score_node: Callable[..., Any], prefetch_node: Callable[..., Any], ahead: int, peeked: int
-) -> Callable[..., Any]:
+    score_node: Callable[..., Any], prefetch_node: Callable[..., Any], ahead: int, peeked: int,
+    score_all: Callable[..., Any] = score_none,
+) -> Callable[..., Any]:  # fmt: skip
     """Return the walk as an inlined function; the module docstring has its arguments and result.
 
     Args:
         score_node, prefetch_node: inlined (data, node): returns the score of a node, float32; asks
             for the memory that this reads.
         ahead, peeked: nodes to ask for before they are scored, and of the candidate that is
-            probably expanded next; peeked 0: the next candidate is expanded before the neighbours
-            of this one are scored.
+            probably expanded next.
+        score_all: inlined (data, nodes, first, end, keys, out): writes the keys of nodes[first:end]
+            to keys, from out on. If it is given, the next candidate is expanded before the
+            neighbours of this one are scored.
     """
-    peek, one_ahead = make_peek(prefetch_node, peeked), peeked == 0
-    score_all = make_score_all(score_node)
+    peek, one_ahead = make_peek(prefetch_node, peeked), score_all is not score_none
 
     @inlined
     def best_first(

@@ -38,6 +38,7 @@ from vecdb.engine.kernels.sketches import (
     FACTOR_BYTES,
     HEADS_OF_LINE,
     estimate,
+    estimate_all,
     prefetch_sketch,
     prepare_query,
 )
@@ -55,7 +56,7 @@ _WILL_NEED = int(mmap.MADV_WILLNEED)
 _madvise = types.ExternalFunction("madvise", types.int32(types.int64, types.int64, types.int32))
 
 
-best_first = make_best_first(estimate, prefetch_sketch, _SKETCHES_AHEAD, 0)
+best_first = make_best_first(estimate, prefetch_sketch, _SKETCHES_AHEAD, 0, estimate_all)
 
 
 @inlined
