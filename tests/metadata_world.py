@@ -26,10 +26,14 @@ SEED = random.SystemRandom().randrange(2**32)
 class World:
     """A collection, and what it should hold."""
 
-    def __init__(self, folder: Path, draw: random.Random) -> None:
+    def __init__(
+        self, folder: Path, draw: random.Random, index_fields: list[str] | None = None
+    ) -> None:
         self.folder, self.draw = folder, draw
         self.database = vecdb.open(folder, indexer=False)
-        self.docs: Any = self.database.create_collection("docs", DIM, "euclidean")
+        self.docs: Any = self.database.create_collection(
+            "docs", DIM, "euclidean", index_fields=index_fields
+        )
         self.rows: dict[str, tuple[list[float], dict[str, Any]]] = {}
 
     def reopen(self) -> None:

@@ -15,7 +15,7 @@ types             arguments and results; collection_stats, facet_types: some of 
 errors, reasons   the errors, and their reasons for programs
 limits            each limit with minimum, default and maximum
 checks            validation of arguments; also scalar_checks, write_checks, vector_arrays,
-                  metadata_checks, json_objects
+                  metadata_checks, json_objects, index_fields
 metadata_patches  changes of metadata: checking and applying them
 filters           conditions on metadata; also filter_nodes, filter_predicates
 row_names         names of rows and short forms of values in messages; one_line: escaping

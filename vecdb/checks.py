@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from vecdb import limits
 from vecdb.errors import InvalidArgumentError
+from vecdb.index_fields import check_index_fields
 from vecdb.limits import Limit
 from vecdb.metadata_checks import (
     DEFAULT_BYTES,
@@ -60,6 +61,7 @@ __all__ = [
     "check_flags",
     "check_id_text",
     "check_ids",
+    "check_index_fields",
     "check_k",
     "check_limit",
     "check_local_path",
@@ -186,7 +188,11 @@ def check_codes(codes: object) -> str:
 
 
 def check_config(
-    dim: object, metric: object, M: object, ef_construction: object
+    dim: object,
+    metric: object,
+    M: object,
+    ef_construction: object,
+    index_fields: object = None,
 ) -> CollectionConfig:
     """Return the configuration of a new collection."""
     chosen = check_metric(metric)
@@ -195,6 +201,7 @@ def check_config(
         metric=chosen,
         M=check_limit(limits.M, M),
         ef_construction=check_limit(limits.EF_CONSTRUCTION, ef_construction),
+        index_fields=check_index_fields(index_fields),
     )
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "GROUP_SIZE",
     "ID_BYTES",
     "IF_SEQ",
+    "INDEX_FIELDS",
     "LEASES_MAX",
     "LEASE_S",
     "MESSAGE_BYTES",
@@ -70,6 +71,10 @@ Yashunin 2018, section 4)."""
 EXAMPLES: Final = Limit("number of ids in near and away", 1, None, 1_000)
 GROUP_SIZE: Final = Limit("group_size", 1, 1, 1_000)
 EF_CONSTRUCTION: Final = Limit("ef_construction", 4, 128, 4_096)
+INDEX_FIELDS: Final = Limit("number of index_fields", 0, None, 256)
+"""Fields that a collection names to be indexed. Of all fields, as many are indexed in a segment:
+those that most of its rows have."""
+
 ID_BYTES: Final = Limit("id length in bytes", 1, None, 500)
 METADATA_BYTES: Final = Limit("metadata_bytes_max", 1024, 64 * 1024, 1024**2)
 """The size of a row's metadata as JSON, which is an option of a database."""

@@ -79,12 +79,15 @@ class CollectionConfig:
             improves recall and costs memory (8·M bytes per vector) and build time.
         ef_construction: candidates kept while a node is linked. A larger value gives a better
             graph and a slower build.
+        index_fields: paths of the fields of the metadata that are indexed, sorted; None for all
+            within limits. Filters on others read the records of rows.
     """
 
     dim: int
     metric: Metric = Metric.COSINE
     M: int = 16
     ef_construction: int = 128
+    index_fields: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

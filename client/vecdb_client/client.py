@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from vecdb import checks
@@ -51,12 +52,15 @@ class Client(DatabaseSurface[Collection]):
         *,
         M: int = 16,
         ef_construction: int = 128,
+        index_fields: Iterable[str] | None = None,
         metadata: MetadataEntry = None,
     ) -> Collection:
-        config = checks.check_config(dim, metric, M, ef_construction)
+        config = checks.check_config(dim, metric, M, ef_construction, index_fields)
         raw = checks.check_collection_metadata(metadata)
         if raw:
             self._calls.require("collection_metadata")
+        if config.index_fields is not None:
+            self._calls.require("index_fields")
         request = wire.CreateCollectionRequest(
             collection=checks.check_name(name),
             config=translation.config_message(config),

@@ -174,6 +174,9 @@ def config_message(config: CollectionConfig) -> wire.CollectionConfig:
         metric=_WIRE_OF_METRIC[config.metric],
         m=config.M,
         ef_construction=config.ef_construction,
+        index_fields=(
+            None if config.index_fields is None else wire.IndexFields(fields=config.index_fields)
+        ),
     )
 
 
@@ -194,7 +197,8 @@ def _config_of(name: str, config: wire.CollectionConfig) -> CollectionConfig:
             f"collection {name!r} has metric {int(config.metric)}, which this client does not know",
             Reason.UNKNOWN_METRIC,
         )
-    return CollectionConfig(config.dim, metric, config.m, config.ef_construction)
+    fields = tuple(config.index_fields.fields) if config.HasField("index_fields") else None
+    return CollectionConfig(config.dim, metric, config.m, config.ef_construction, fields)
 
 
 # -------------------------------------------------------------------------------------------- rows

@@ -79,16 +79,24 @@ class Matrix(_message.Message):
     def __init__(self, rows: _Optional[int] = ..., dim: _Optional[int] = ..., dtype: _Optional[_Union[DType, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class CollectionConfig(_message.Message):
-    __slots__ = ("dim", "metric", "m", "ef_construction")
+    __slots__ = ("dim", "metric", "m", "ef_construction", "index_fields")
     DIM_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     M_FIELD_NUMBER: _ClassVar[int]
     EF_CONSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELDS_FIELD_NUMBER: _ClassVar[int]
     dim: int
     metric: Metric
     m: int
     ef_construction: int
-    def __init__(self, dim: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., m: _Optional[int] = ..., ef_construction: _Optional[int] = ...) -> None: ...
+    index_fields: IndexFields
+    def __init__(self, dim: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., m: _Optional[int] = ..., ef_construction: _Optional[int] = ..., index_fields: _Optional[_Union[IndexFields, _Mapping]] = ...) -> None: ...
+
+class IndexFields(_message.Message):
+    __slots__ = ("fields",)
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    fields: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, fields: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CollectionDescription(_message.Message):
     __slots__ = ("name", "config", "id", "metadata")

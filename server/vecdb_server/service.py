@@ -46,6 +46,7 @@ from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_matrix
 from vecdb_server import translation, write_translation
 from vecdb_server.backup_folder import BackupFolder, no_backup_folder
+from vecdb_server.config_translation import collection_config
 from vecdb_server.filters import filter_of, filters_of
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ __all__ = ["Call", "Service"]
 _FEATURES = (
     *("request_id", "conditions", "rename", "export", "import", "target_recall", "filter"),
     *("on_existing", "set_metadata", "dry_run", "listing", "collection_metadata"),
+    "index_fields",
 )
 _UNCOUNTED = MemoryBudget(sys.maxsize)
 """The memory budget of calls that are rejected since no folder is open."""
@@ -140,7 +142,7 @@ class Service:
         """Create a collection; it is on disk when this returns."""
         runtime = self.check_ready()
         translation.refuse_reserved(request)
-        config = translation.collection_config(request.config)
+        config = collection_config(request.config)
         raw, name = checks.check_raw_collection_metadata(request.metadata), request.collection
         created = runtime.create_collection(checks.check_name(name), config, raw)
         described = runtime.catalog.describe(created.id)

@@ -19,6 +19,7 @@ PLACES: Final = {
     "idle_stream_s": "vecdb_server.transport:_IDLE_STREAM_S",
     "idle_thread_s": "vecdb_server.call_threads:_IDLE_S",
     "idle_transfer_s": "vecdb_server.transport:_IDLE_TRANSFER_S",
+    "server_features": "vecdb_server.service:_FEATURES",
     "server_ping_after_s": "vecdb_server.process:_PING_AFTER_S",
     "server_ping_answer_s": "vecdb_server.process:_PING_ANSWER_S",
     "server_pings_apart_s": "vecdb_server.process:_PINGS_APART_S",

@@ -23,7 +23,6 @@ from vecdb.reasons import Reason
 from vecdb.search_variants import PLAIN, Variant, check_variant
 from vecdb.types import (
     BackupReport,
-    CollectionConfig,
     CollectionDescription,
     CollectionStats,
     ExportEnd,
@@ -39,13 +38,13 @@ from vecdb.types import (
 )
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_floats, encode_matrix
+from vecdb_server.config_translation import config_message, metric_of
 
 __all__ = [
     "GENERIC_MESSAGE",
     "REASON_KEY",
     "STATUS_OF_ERROR",
     "Status",
-    "collection_config",
     "export_request",
     "export_response",
     "facet_response",
@@ -186,40 +185,6 @@ def export_request(request: wire.ExportRequest, chunk_bytes: int) -> ExportReque
     return ExportRequest(kind, request.normalize_queries, chunk_bytes)
 
 
-_METRIC_OF_WIRE: Final = {
-    int(wire.METRIC_COSINE): Metric.COSINE,
-    int(wire.METRIC_EUCLIDEAN): Metric.EUCLIDEAN,
-    int(wire.METRIC_DOT): Metric.DOT,
-}
-_WIRE_OF_METRIC: Final[dict[Metric, wire.Metric]] = {
-    Metric.COSINE: wire.METRIC_COSINE,
-    Metric.EUCLIDEAN: wire.METRIC_EUCLIDEAN,
-    Metric.DOT: wire.METRIC_DOT,
-}
-
-
-def collection_config(config: wire.CollectionConfig) -> CollectionConfig:
-    """Return the checked configuration, with defaults for unset fields.
-
-    Raises:
-        InvalidArgumentError: BAD_METRIC, OUT_OF_RANGE.
-    """
-    M = config.m if config.HasField("m") else limits.M.default
-    ef = config.ef_construction if config.HasField("ef_construction") else None
-    default = limits.EF_CONSTRUCTION.default
-    return checks.check_config(config.dim, _metric(config.metric), M, default if ef is None else ef)
-
-
-def _metric(given: int) -> Metric:
-    metric = _METRIC_OF_WIRE.get(int(given))
-    if metric is None:
-        known = ", ".join(f"{number} ({name})" for number, name in _METRIC_OF_WIRE.items())
-        raise InvalidArgumentError(
-            f"metric must be one of {known}, got {int(given)}", Reason.BAD_METRIC
-        )
-    return metric
-
-
 _IMPORT_KIND_OF_WIRE: Final[dict[int, Literal["faiss", "hnswlib"]]] = {
     int(wire.IMPORT_KIND_FAISS): "faiss",
     int(wire.IMPORT_KIND_HNSWLIB): "hnswlib",
@@ -248,7 +213,7 @@ def import_begin(messages: Iterator[wire.ImportRequest]) -> tuple[ImportRequest,
             f"kind must be one of {known}, got {int(begin.kind)}", Reason.BAD_FORMAT
         )
     given = int(begin.metric) != int(wire.METRIC_UNSPECIFIED) or kind == "hnswlib"
-    metric = _metric(begin.metric) if given else None
+    metric = metric_of(begin.metric) if given else None
     side_bytes = begin.side_bytes if begin.HasField("side_bytes") else None
     return (
         ImportRequest(kind, begin.collection, metric, begin.dim).checked(),
@@ -291,17 +256,8 @@ def description_message(
     return wire.CollectionDescription(
         name=described.name,
         id=collection_id,
-        config=_config_message(described.config),
+        config=config_message(described.config),
         metadata=checks.check_collection_metadata(described.metadata),
-    )
-
-
-def _config_message(config: CollectionConfig) -> wire.CollectionConfig:
-    return wire.CollectionConfig(
-        dim=config.dim,
-        metric=_WIRE_OF_METRIC[config.metric],
-        m=config.M,
-        ef_construction=config.ef_construction,
     )
 
 
@@ -470,7 +426,7 @@ def report_message(report: BackupReport) -> wire.BackupReport:
 def export_response(piece: bytes | ExportEnd) -> wire.ExportResponse:
     """Return a chunk of an export, or its trailer."""
     if isinstance(piece, ExportEnd):
-        config = None if piece.config is None else _config_message(piece.config)
+        config = None if piece.config is None else config_message(piece.config)
         return wire.ExportResponse(end=wire.ExportEnd(**{**piece._asdict(), "config": config}))
     return wire.ExportResponse(chunk=piece)
 

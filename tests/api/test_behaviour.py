@@ -489,6 +489,7 @@ def test_package_exports_its_all_list() -> None:
         "filter_predicates",
         "filters",
         "import_files",
+        "index_fields",
         "indexer",
         "json_objects",
         "limits",

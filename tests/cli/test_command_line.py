@@ -80,7 +80,8 @@ def test_load_search_stats(
     assert command_line.run(["stats", "--json", *where]) == 0
     (document,) = json.loads(capsys.readouterr().out)
     assert document["stats"]["live_count"] == 2498
-    assert document["config"] == {"dim": 8, "metric": "euclidean", "M": 16, "ef_construction": 128}
+    graph = {"M": 16, "ef_construction": 128}
+    assert document["config"] == {"dim": 8, "metric": "euclidean", **graph, "index_fields": None}
     assert command_line.run(["stats", *where]) == 0
     assert "2,498" in capsys.readouterr().out
     assert command_line.run(["stats", "words", *where]) == 0

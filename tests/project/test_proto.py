@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 import vecdb_proto
 from tests.waiting import HANG_S
-from vecdb import checks, filter_nodes, metadata_checks, types, vector_arrays
+from vecdb import checks, filter_nodes, index_fields, metadata_checks, types, vector_arrays
 from vecdb.errors import InvalidArgumentError
 from vecdb_proto import codec
 from vecdb_proto import vecdb_pb2 as wire
@@ -139,7 +139,7 @@ NUMBERS = """
 BackupReport path=1 collections=2 rows=3 bytes=4 elapsed_s=5
 BackupRequest path=1 include_segments=2
 BackupResponse report=1
-CollectionConfig dim=1 metric=2 m=3 ef_construction=4
+CollectionConfig dim=1 metric=2 m=3 ef_construction=4 index_fields=5
 CollectionDescription name=1 config=2 id=3 metadata=4
 CollectionStats live_count=1 seq=2 generation=3 next_row=4 sealed_to=5 fresh_rows=6 unindexed_rows=7 store_bytes=8 segment_bytes=9 indexer=10 segments=11 oldest_pin_seq=12 oldest_pin_expires_s=13 readers=14 oldest_reader_lag=15 backlog_bytes=20 write_delay_s=21 recall_hour=22 recall_day=23
 Comparison path=1 operator=2 values=3
@@ -174,6 +174,7 @@ ImportEnd sha256=1 side_sha256=2
 ImportReport collection=1 made=2 kind=3 rows=4 skipped=5 graph=6 connected=7 seq=8 elapsed_s=9 assumed=10
 ImportRequest begin=1 chunk=2 side_chunk=3 end=4
 ImportResponse report=1
+IndexFields fields=1
 Limits dim_max=1 k_max=2 ef_max=3 results_per_call_max=4 batch_rows_max=5 id_bytes_max=6 metadata_bytes_max=7 metadata_depth_max=8 message_bytes=9 filter_depth_max=10 filter_terms_max=11 filter_operands_max=12 filter_bytes_max=13
 ListIdsRequest collection=1 namespace=2 filter=3 prefix=4 limit=5 after=6 collection_id=7
 ListIdsResponse ids=1
@@ -224,7 +225,7 @@ def test_field_numbers_are_for_ever() -> None:
 
 def test_every_reason_of_a_refused_argument_is_in_the_contract() -> None:
     contract = (PACKAGE / "vecdb.proto").read_text()
-    modules = (checks, filter_nodes, metadata_checks, vector_arrays, codec)
+    modules = (checks, filter_nodes, index_fields, metadata_checks, vector_arrays, codec)
     sources = [Path(str(module.__file__)) for module in modules]
     raised = {
         reason

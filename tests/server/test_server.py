@@ -158,6 +158,7 @@ def test_server_info(server: Wire) -> None:
     assert list(info.features) == [
         *("request_id", "conditions", "rename", "export", "import", "target_recall", "filter"),
         *("on_existing", "set_metadata", "dry_run", "listing", "collection_metadata"),
+        "index_fields",
     ]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from vecdb import checks, limits
 from vecdb.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
@@ -34,6 +35,7 @@ class DatabaseSurface(Protocol[CollectionT_co]):
         *,
         M: int = 16,
         ef_construction: int = 128,
+        index_fields: Iterable[str] | None = None,
         metadata: MetadataEntry = None,
     ) -> CollectionT_co:
         """Create a collection; it is on disk when this returns.
@@ -43,6 +45,9 @@ class DatabaseSurface(Protocol[CollectionT_co]):
             dim: components of each vector, 1 to 16,384.
             metric: "cosine", "euclidean" or "dot".
             M, ef_construction: of the graph; see ``CollectionConfig``.
+            index_fields: fields of the metadata that are indexed, as paths of filters, such as
+                ["lang", "author.name"], 256 at most. None for all within limits. Filters on other
+                fields find the same, by reading the records of rows. Ids are always indexed.
             metadata: JSON of the collection itself, see ``set_collection_metadata``.
 
         Raises:
@@ -65,6 +70,7 @@ class DatabaseSurface(Protocol[CollectionT_co]):
         *,
         M: int | None = None,
         ef_construction: int | None = None,
+        index_fields: Iterable[str] | None = None,
         metadata: MetadataEntry = None,
     ) -> CollectionT_co:
         """Return the collection with this name, created if there is none.
@@ -73,19 +79,21 @@ class DatabaseSurface(Protocol[CollectionT_co]):
 
         Args:
             name, dim, metric: as for ``create_collection``.
-            M, ef_construction: as for ``create_collection``. None: those of the existing
-                collection, or the defaults for a new one.
+            M, ef_construction, index_fields: as for ``create_collection``. None: those of the
+                existing collection, or the defaults for a new one.
             metadata: of a new collection; an existing one keeps its own.
 
         Raises:
             InvalidArgumentError: CONFIG_MISMATCH: the collection has another dim or metric, or
-                another M or ef_construction where these were given. Or an argument is invalid.
+                another M, ef_construction or index_fields where these were given. Or an argument is
+                invalid.
             AlreadyExistsError: the name belongs to a collection whose drop has not finished.
         """
-        given = {"M": M, "ef_construction": ef_construction}
-        graph = {key: value for key, value in given.items() if value is not None}
+        fields = checks.check_index_fields(index_fields)
+        given = {"M": M, "ef_construction": ef_construction, "index_fields": fields}
+        chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         defaults = {"M": limits.M.default, "ef_construction": limits.EF_CONSTRUCTION.default}
-        wanted = checks.check_config(dim, metric, **{**defaults, **graph})
+        wanted = checks.check_config(dim, metric, **{**defaults, **chosen})
         checks.check_name(name)
         checks.check_collection_metadata(metadata)
         attempt = 1
@@ -96,12 +104,12 @@ class DatabaseSurface(Protocol[CollectionT_co]):
             except NotFoundError:
                 pass
             try:
-                return self.create_collection(name, dim, metric, **graph, metadata=metadata)
+                return self.create_collection(name, dim, metric, **chosen, metadata=metadata)
             except AlreadyExistsError:
                 if attempt == _ATTEMPTS:
                     raise
                 attempt += 1
-        _check_same_config(name, found.config, wanted, ("dim", "metric", *graph))
+        _check_same_config(name, found.config, wanted, ("dim", "metric", *chosen))
         return found
 
     def list_collections(self) -> list[CollectionDescription]:

@@ -238,6 +238,7 @@ def print_stats(
         ("collection", name),
         ("rows", f"{stats.live_count:,}, dim {config.dim}, {config.metric}"),
         ("graph", f"M {config.M}, ef_construction {config.ef_construction}"),
+        ("index fields", _index_fields_text(config)),
         (
             "in no graph yet",
             f"{counted(stats.unindexed_rows, 'row')}, {stats.fresh_rows:,} of them in the memtable",
@@ -280,6 +281,28 @@ def print_stats(
             )
         console.print()
         console.print(table)
+        _print_columns(console, stats.segments)
+
+
+def _print_columns(console: Console, segments: Sequence[SegmentStats]) -> None:
+    """Print what of the metadata is indexed in each segment, and what is not and why."""
+    table = Table("segment", box=None, pad_edge=False)
+    table.add_column("indexed metadata", overflow="fold")
+    table.add_column("not indexed", overflow="fold")
+    for segment in segments:
+        table.add_row(
+            str(segment.number),
+            _literal(segment.columns or "none"),
+            _literal(segment.columns_left_out),
+        )
+    console.print()
+    console.print(table)
+
+
+def _index_fields_text(config: CollectionConfig) -> str:
+    if config.index_fields is None:
+        return "all within limits"
+    return ", ".join(config.index_fields) or "none"
 
 
 def _codes_text(segment: SegmentStats) -> str:

@@ -35,14 +35,27 @@ def create(
     ef_construction: Annotated[
         int, typer.Option("--ef-construction", help="Candidates while a node is linked.")
     ] = 128,
+    index_field: Annotated[
+        list[str] | None,
+        typer.Option(help="A field of the metadata to index; repeat it. Default: all."),
+    ] = None,
+    no_index_fields: Annotated[
+        bool, typer.Option("--no-index-fields", help="Index no field of the metadata.")
+    ] = False,
 ) -> None:
     """Create an empty collection."""
     from vecdb_cli.commands.target import open_target
 
+    if index_field and no_index_fields:
+        raise InvalidArgumentError("give --index-field or --no-index-fields, not both")
+    fields = [] if no_index_fields else index_field or None
     with open_target(url, data, create=True) as target:
         try:
             made = target.create_collection(
-                collection, dim, metric, M=M, ef_construction=ef_construction
+                *(collection, dim, metric),
+                M=M,
+                ef_construction=ef_construction,
+                index_fields=fields,
             )
         except AlreadyExistsError as error:
             there = target.collection(collection).config

@@ -25,10 +25,12 @@ def ids_of(rows: list[Row]) -> RowIds:
     return RowIds(np.arange(len(rows)), offsets, np.frombuffer(b"".join(encoded), np.uint8))
 
 
-def columns_of(rows: list[Row], slice_rows: int = 1_000) -> Columns:
+def columns_of(
+    rows: list[Row], slice_rows: int = 1_000, named: set[tuple[str, ...]] | None = None
+) -> Columns:
     raw = [json.dumps(metadata).encode() if metadata else b"" for _, metadata in rows]
     slices = [raw[at : at + slice_rows] for at in range(0, len(raw), slice_rows)]
-    made = made_columns(ids_of(rows), slices, 1)
+    made = made_columns(ids_of(rows), slices, 1, named)
     directory = json.loads(json.dumps(made.directory))
     read = Columns(made.blob.copy(), directory, len(rows), None)
     assert read.fits()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from vecdb import checks
@@ -60,10 +61,11 @@ class Database(DatabaseSurface[Collection]):
         *,
         M: int = 16,
         ef_construction: int = 128,
+        index_fields: Iterable[str] | None = None,
         metadata: MetadataEntry = None,
     ) -> Collection:
         self.check_usable()
-        config = checks.check_config(dim, metric, M, ef_construction)
+        config = checks.check_config(dim, metric, M, ef_construction, index_fields)
         raw = checks.check_collection_metadata(metadata)
         opened = self._runtime.create_collection(checks.check_name(name), config, raw)
         return Collection(self._runtime, name, opened)

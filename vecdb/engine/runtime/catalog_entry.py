@@ -22,8 +22,10 @@ class _CatalogEntry(TypedDict):
 
 class CatalogEntry(_CatalogEntry, total=False):
     """The JSON object of a collection; state: "creating", "ready" or "dropping". metadata: of the
-    collection, as JSON text, so that numbers keep their digits; missing if there are none."""
+    collection, as JSON text, so that numbers keep their digits; missing if there are none.
+    index_fields: as in the store; missing if all fields are indexed."""
 
+    index_fields: list[str]
     metadata: str
 
 

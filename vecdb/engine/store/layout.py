@@ -4,7 +4,8 @@ Format 1. Never change this format; a change needs a new number in FORMAT.
 
     database   key                 value, then a CRC-32
     meta       b"format"           u32 format number
-               b"collection"       JSON: id, dim, metric, M, ef_construction
+               b"collection"       JSON: id, dim, metric, M, ef_construction,
+                                   index_fields (optional: a list of paths as text)
                b"state"            u64 seq, u64 generation
                b"counters"         u64 next_row, live_count, next_segment, sealed_to, metadata_count
                b"name"             UTF-8 name, last written (optional; the catalogue's name counts)
@@ -302,19 +303,28 @@ def unpack_json(key: bytes | memoryview, value: bytes | memoryview, what: str) -
 
 def config_entry(collection_id: str, config: CollectionConfig) -> dict[str, object]:
     """Return the JSON entry of a collection, used in its store and in the catalogue."""
-    return {
+    entry: dict[str, object] = {
         "id": collection_id,
         "dim": config.dim,
         "metric": config.metric.value,
         "M": config.M,
         "ef_construction": config.ef_construction,
     }
+    # Earlier versions ignore it, and index all fields.
+    if config.index_fields is not None:
+        entry["index_fields"] = list(config.index_fields)
+    return entry
 
 
 def config_of(entry: Mapping[str, Any]) -> CollectionConfig:
     """Return the configuration in an entry of ``config_entry``."""
+    fields = entry.get("index_fields")
     return CollectionConfig(
-        entry["dim"], Metric(entry["metric"]), entry["M"], entry["ef_construction"]
+        entry["dim"],
+        Metric(entry["metric"]),
+        entry["M"],
+        entry["ef_construction"],
+        None if fields is None else tuple(fields),
     )
 
 

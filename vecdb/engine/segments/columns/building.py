@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from vecdb import limits
 from vecdb.engine.segments.columns import numbers
 from vecdb.engine.segments.columns.collecting import Collector, FieldValues, Path
 from vecdb.engine.segments.columns.field import FIRST_NUMBER, Field, Holders, Texts
@@ -19,7 +20,7 @@ from vecdb.engine.segments.columns.node_sets import Array, NodeSet
 
 __all__ = ["FIELDS_MAX", "made_fields"]
 
-FIELDS_MAX: Final = 256
+FIELDS_MAX: Final = limits.INDEX_FIELDS.maximum
 """Fields indexed in a segment: those that most rows have."""
 
 _SPARSE: Final = 8

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -34,6 +34,9 @@ TEXT_BYTES_MAX: Final = 128 * 1024**2
 
 DISTINCT_TEXTS_MAX: Final = 4_000_000
 """Most distinct strings of a field."""
+
+NOT_NAMED: Final = "not in index_fields"
+"""Why a field is left out that the collection does not name."""
 
 Numbers = npt.NDArray[Any]
 Values = Sequence[Any]
@@ -166,7 +169,10 @@ class Collector:
         unlisted: whether some rows have further fields, which are not in ``fields``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, named: Collection[Path] | None = None) -> None:
+        """Create a collector of the fields with these paths; None for all."""
+        self._named = named
+        self._others_max = PATHS_MAX + len(named or ())
         self.fields: dict[Path, FieldValues] = {}
         self.count = 0
         self.unlisted = False
@@ -197,10 +203,13 @@ class Collector:
     def _add_values(self, path: Path, nodes: Numbers, values: Values) -> None:
         field = self.fields.get(path)
         if field is None:
-            if len(self.fields) >= PATHS_MAX:
+            is_named = self._named is not None and path in self._named
+            if len(self.fields) >= self._others_max and not is_named:
                 self.unlisted = True
                 return
             field = self.fields[path] = FieldValues()
+            if self._named is not None and not is_named:
+                field.give_up(NOT_NAMED)
         field.present.append(nodes)
         types = set(map(type, values))
         if dict not in types and list not in types:

@@ -24,6 +24,7 @@ from vecdb.engine.segments.part_kind import (
 )
 from vecdb.engine.segments.row_arrays import ROW_IDS
 from vecdb.filters import path_text
+from vecdb.index_fields import named_paths
 
 __all__ = ["COLUMNS", "columns_left_out_text", "columns_text"]
 
@@ -54,7 +55,7 @@ class _ColumnsPart(PartKind[Columns]):
         assert source.metadata is not None
         ids = source.parts[ROW_IDS]
         seq, slices = source.metadata(ids.rows)
-        return made_columns(ids, slices, seq)
+        return made_columns(ids, slices, seq, named_paths(source.config))
 
     def check(self, value: Columns, segment: CheckedSegment) -> PartCheck:
         return ColumnsCheck(value, segment)

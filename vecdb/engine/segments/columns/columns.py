@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -158,15 +158,21 @@ def slice_rows(rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
         yield rows[start : start + SLICE_ROWS]
 
 
-def made_columns(ids: RowIds | RowArrays, metadata: Iterable[Sequence[bytes]], seq: int) -> Columns:
+def made_columns(
+    ids: RowIds | RowArrays,
+    metadata: Iterable[Sequence[bytes]],
+    seq: int,
+    named: Collection[Path] | None = None,
+) -> Columns:
     """Return the columns of a segment.
 
     Args:
         ids: of the segment.
         metadata: slices that together hold the JSON of each node, b"" for none.
         seq: the state of the collection whose metadata these are.
+        named: paths of the fields to index; None for all within limits.
     """
-    collector = Collector()
+    collector = Collector(named)
     for some in metadata:
         collector.add(some)
     size = len(ids.rows)

@@ -20,6 +20,7 @@ from vecdb.engine.segments.columns.node_sets import Array, Mask, NodeSet
 from vecdb.engine.segments.part_check import PartCheck, PartFinding, StoreRecords
 from vecdb.engine.segments.part_kind import CheckedSegment
 from vecdb.engine.segments.row_arrays import ROW_IDS, RowIds
+from vecdb.index_fields import named_paths
 
 __all__ = ["ColumnsCheck"]
 
@@ -44,7 +45,8 @@ class ColumnsCheck(PartCheck):
         ids = self._segment.parts[ROW_IDS]
         raw, known = _metadata_of(ids.rows, self._columns.seq, records)
         slices = [raw[at : at + _SLICE_ROWS] for at in range(0, len(raw), _SLICE_ROWS)]
-        expected = made_columns(ids, slices, self._columns.seq)
+        named = named_paths(self._segment.config)
+        expected = made_columns(ids, slices, self._columns.seq, named)
         yield from self._found(lambda: self._differing(expected, known))
 
     def examine(self, records: StoreRecords) -> Iterator[PartFinding]:
