@@ -84,9 +84,9 @@ def insert(pool, count, key):
     end = count  # From here on, the entries have moved.
     while end > BLOCK:
         end -= BLOCK
-        below = insert_into_block(pool, end, key)
-        if below > 0:
-            return end - 1 + below
+        place = end - 1 + insert_into_block(pool, end, key)
+        if place >= end:
+            return place
     place = end - 1
     while place > 0 and pool[place - 1] > key:
         pool[place] = pool[place - 1]

@@ -20,7 +20,7 @@ All of it is the same on every processor: sums of products are of integers, and 
 the order in which they stand.
 """
 # numba infers the types of compiled functions; an intrinsic is called without its first argument.
-# mypy: disable-error-code="no-untyped-def, call-arg, arg-type"
+# mypy: disable-error-code="no-untyped-def, call-arg, arg-type, var-annotated"
 
 from __future__ import annotations
 
