@@ -156,10 +156,11 @@ def test_latency_ingest_size_and_wire(lines: list[dict[str, Any]]) -> None:
 
 
 def test_searches_beside_writes_and_writes_into_a_full_store(parts: list[dict[str, Any]]) -> None:
-    for state in ("filling", "idle", "half", "full"):
+    for state in ("filling", "idle", "half", "full", "before", "bulk", "indexing"):
         (beside,) = figures(parts, scenario="beside", target="vecdb-served", state=state)
         assert beside["calls"] > 0
-        assert (beside["rows_per_s"] > 0) == (state != "idle")
+        assert (beside["rows_per_s"] > 0) == (state in ("filling", "half", "full", "bulk"))
+        assert ("seconds" in beside) == (state not in ("idle", "before"))
         assert 0 <= beside["unindexed_bytes"]["median"] <= 400 * 200
     (refused,) = (x for x in parts if x["scenario"] == "beside" and x["target"] == "hnswlib")
     assert refused["status"] == "cannot"

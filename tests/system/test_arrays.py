@@ -11,12 +11,12 @@ import pytest
 from vecdb.engine.system.files import write_array
 from vecdb.engine.system.mapped_pages import read_at_random, use_large_pages
 
-_HEADER, _LARGE_PAGE, _CHUNK = 128, 2 * 1024**2, 8 * 1024**2
-_FIRST = _LARGE_PAGE - _HEADER
+_HEADER, _PIECE = 128, 2 * 1024**2
+_FIRST = _PIECE - _HEADER
 
 
 @pytest.mark.parametrize(
-    "size", [0, 1, _FIRST - 1, _FIRST, _FIRST + 1, _FIRST + _CHUNK, _FIRST + _CHUNK + 1]
+    "size", [0, 1, _FIRST - 1, _FIRST, _FIRST + 1, _FIRST + _PIECE, _FIRST + _PIECE + 1]
 )
 def test_written_array_is_read_back_and_its_entry_describes_the_file(
     tmp_path: Path, size: int
@@ -35,7 +35,7 @@ def test_written_array_is_read_back_and_its_entry_describes_the_file(
 
 
 def test_advice_changes_no_array_and_passes_over_those_that_are_not_mapped(tmp_path: Path) -> None:
-    array = np.arange(_LARGE_PAGE, dtype=np.int32).reshape(-1, 64)
+    array = np.arange(_PIECE, dtype=np.int32).reshape(-1, 64)
     write_array(tmp_path / "array.npy", array)
     mapped = np.load(tmp_path / "array.npy", mmap_mode="r").view(np.ndarray)
     for each in (mapped, array, np.zeros(0)):

@@ -66,6 +66,7 @@ PLACES: Final = {
     "reader_check_s": "vecdb.engine.kv.environment:_READER_CHECK_S",
     "scan_counted_rows": "vecdb.engine.search.streaming:_COUNTED_ROWS",
     "memtable_chunk_bytes": "vecdb.engine.search.memtable:_CHUNK_BYTES",
+    "recent_batches_bytes": "vecdb.engine.search.recent_batches:_BYTES_MAX",
     "scan_slice_bytes": "vecdb.engine.search.streaming:_SLICE_BYTES",
     "scan_slice_tombstones": "vecdb.engine.search.streaming:_SLICE_TOMBSTONES",
     "scroll_idle_s": "vecdb.engine.store.scroll_uses:_IDLE_S",

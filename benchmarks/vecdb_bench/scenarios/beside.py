@@ -6,6 +6,12 @@
                sustains beside a writer and a reader
     full       the second half, as fast as the target takes it
 
+Then, in a new folder that has two sevenths of the rows, all indexed:
+
+    before     no writes
+    bulk       all other rows, once, as fast as the target takes them
+    indexing   no writes, until these rows are indexed
+
 The reader has one query in flight and pauses 5 ms between two, 0.1 s while the target is filled.
 The second half is written repeatedly, so that writes last as long as searches do. Rows that are in
 no graph yet, which a search scans, are sampled throughout.
@@ -27,8 +33,8 @@ __all__ = ["TITLE", "run"]
 TITLE = "Searches while another client writes"
 EFFORT = 128
 K = 10
-_STATES = ("filling", "idle", "half", "full")
-_BATCH = 200
+_STATES = ("filling", "idle", "half", "full", "before", "bulk", "indexing")
+_BATCH, _BULK_BATCH = 200, 1_000
 _PAUSE_S = {"filling": 0.1}
 _USUAL_PAUSE_S = 0.005
 _SUSTAINED = 0.5
@@ -43,6 +49,7 @@ def run(context: Context) -> None:
             continue
         with context.attempt(target, state=_STATES[0]), Bench(context) as bench:
             _measure(context, bench, target)
+            _measure_bulk(context, bench, target)
 
 
 def _measure(context: Context, bench: Bench, target: str) -> None:
@@ -59,11 +66,40 @@ def _measure(context: Context, bench: Bench, target: str) -> None:
     _record(context, bench, reader, "full", _Writes(context, writer, half, rows, seconds))
 
 
+def _measure_bulk(context: Context, bench: Bench, target: str) -> None:
+    rows = min(context.scale.ingest_rows, len(context.dataset.base))
+    writer = bench.opened(target, f"{target}-bulk")
+    reader = bench.attached(target, writer.call("address"))
+    bench.load(writer, 2 * rows // 7)
+    _record(context, bench, reader, "before", None)
+    bulk = _Writes(context, writer, 2 * rows // 7, rows, batch=_BULK_BATCH)
+    _record(context, bench, reader, "bulk", bulk)
+    _record(context, bench, reader, "indexing", _Finish(writer))
+
+
+class _Finish:
+    """Waits until all rows are indexed; nothing is written."""
+
+    rows, seconds = 0, 0.0
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self._worker = worker
+        worker.start("finish")
+
+    def busy(self) -> bool:
+        """Return whether rows are still being indexed."""
+        if not self._worker.answered():
+            return True
+        self.seconds = self._worker.result()["seconds"]
+        return False
+
+
 class _Writes:
     """Upserts of rows [first, end), repeated for ``seconds``.
 
     Args:
         rate: rows per second at most; 0 for as fast as possible.
+        batch: rows of an upsert.
         finish: then wait until all rows are indexed.
     """
 
@@ -76,10 +112,11 @@ class _Writes:
         seconds: float = 0.0,
         rate: float = 0.0,
         *,
+        batch: int = _BATCH,
         finish: bool = False,
     ) -> None:
         base = str(context.dataset.folder / "base.npy")
-        self._part = {"vectors": base, "first": first, "end": end, "batch": _BATCH, "rate": rate}
+        self._part = {"vectors": base, "first": first, "end": end, "batch": batch, "rate": rate}
         self._worker, self._ends, self._finish = worker, time.monotonic() + seconds, finish
         self._finishing = False
         self.rows, self.seconds, self.indexed_s = 0, 0.0, 0.0
@@ -105,9 +142,13 @@ class _Writes:
 
 
 def _record(
-    context: Context, bench: Bench, reader: WorkerProcess, state: str, writes: _Writes | None
+    context: Context,
+    bench: Bench,
+    reader: WorkerProcess,
+    state: str,
+    writes: _Writes | _Finish | None,
 ) -> None:
-    """Search until the writes end, and while nobody writes for ``latency_seconds``."""
+    """Search until the work of the writer ends, and while it has none for ``latency_seconds``."""
     context.say(f"{reader.name}: searches, writer: {state}")
     out = str(bench.folder / "beside.npy")
     took: list[Any] = []
@@ -128,7 +169,9 @@ def _record(
         rows = reader.call("unindexed")
         unindexed += [rows] if rows is not None else []
     figures: dict[str, Any] = latency_figures(np.concatenate(took))
-    figures["rows_per_s"] = writes.rows / writes.seconds if writes else 0.0
+    figures["rows_per_s"] = writes.rows / writes.seconds if writes and writes.rows else 0.0
+    if writes:
+        figures["seconds"] = writes.seconds
     if unindexed:
         figures["unindexed_bytes"] = summary([4 * context.dataset.dim * n for n in unindexed])
         del figures["unindexed_bytes"]["values"]

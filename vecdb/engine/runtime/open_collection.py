@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +30,7 @@ from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.segments.flushing import flat_rows_max, flush, row_bytes
 from vecdb.engine.segments.verifying import Verifier
 from vecdb.engine.store import layout
+from vecdb.engine.store.batch import UpsertBatch
 from vecdb.engine.store.purging import Purger, garbage_rows
 from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store, dropped_error
@@ -38,6 +40,7 @@ from vecdb.engine.system.modes import make_folder
 from vecdb.engine.system.place import not_in_place
 from vecdb.engine.system.weighted_lru import WeightedLru
 from vecdb.errors import VecdbError
+from vecdb.types import Receipt
 
 __all__ = ["OpenCollection", "gone_is_dropped"]
 
@@ -201,6 +204,15 @@ class OpenCollection:
             return None
         work = plan(snapshot.segments, self.graph_rows_max, pace="optimizing")
         return self.id if snapshot.memtable_live_count > 0 or work is not None else None
+
+    def keep_for_snapshots(self, batch: UpsertBatch, answer: Future[Receipt]) -> None:
+        """Let the next snapshot have the vectors of a batch once it is committed."""
+
+        def committed(answer: Future[Receipt]) -> None:
+            if answer.exception() is None and not answer.result().repeated:
+                self.snapshots.recent_batches.keep(answer.result().seq, batch.vectors)
+
+        answer.add_done_callback(committed)
 
     def count(self) -> int:
         """Return the number of live rows."""

@@ -318,7 +318,10 @@ class Runtime:
     def submit(self, opened: OpenCollection, batch: Batch) -> Future[Receipt]:
         """Queue a checked batch without the delay of back-pressure."""
         self.check_usable()
-        return self.writer.submit(opened.store, batch, lambda: self._committed(opened))
+        answer = self.writer.submit(opened.store, batch, lambda: self._committed(opened))
+        if isinstance(batch, UpsertBatch):
+            opened.keep_for_snapshots(batch, answer)
+        return answer
 
     def indexer_status(self, opened: OpenCollection) -> str:
         """Return what the indexer does for a collection, for ``stats``."""

@@ -16,6 +16,7 @@ request            the arguments of a search; call_bytes: the memory that it res
 snapshot           one committed state: segments, delete bitmaps, memtable
 column_matches     what the columns of a segment say about a filter
 snapshot_manager   creates snapshots and caches the newest
+recent_batches     vectors of the newest batches, for the next snapshot
 memtable           rows not yet in a segment
 facets             values of a field and their counts; the fields
 listing            ids in order, page by page

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.search.memtable import Memtable
+from vecdb.engine.search.recent_batches import RecentBatches
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SegmentSnapshot, Snapshot, is_clean
 from vecdb.engine.search.streaming import SnapshotTooOldError, Unread, check_not_too_old, count_live
 from vecdb.engine.segments.flushing import load_rows, row_bytes
@@ -103,6 +104,8 @@ class SnapshotManager:
             store, self._quarantine_damaged, self._lose_parts, verifier
         )
         self._with_memtable = with_memtable
+        self.recent_batches = RecentBatches()
+        """Vectors of batches that this process has committed; the writer adds them."""
         self._segments_folder = folder / "segments"
         self._collection_id = collection_id
         self._width = padded_width(store.config.dim)
@@ -177,6 +180,7 @@ class SnapshotManager:
 
     def _forget(self) -> None:
         self._known = (-1, None)
+        self.recent_batches.forget()
         if self._budget is not None:
             self._budget.remove(self)
 
@@ -230,6 +234,8 @@ class SnapshotManager:
             except SnapshotTooOldError:
                 too_old += 1
                 continue
+            if self._with_memtable:
+                self.recent_batches.taken_to(snapshot.state.seq)
             self._notify_work(snapshot)
             return snapshot
         raise UnavailableError(
@@ -437,8 +443,7 @@ class SnapshotManager:
         deleted: npt.NDArray[np.int64],
     ) -> Memtable:
         """Add the rows before ``end_row`` that are not deleted, as many as fit."""
-        blocks = self._store.rows.iterate_blocks(transaction, memtable.end_row, end_row)
-        for rows, vectors in blocks:
+        for rows, vectors in self._added_rows(transaction, memtable.end_row, end_row):
             first, last = np.searchsorted(deleted, [rows[0], rows[-1] + 1])
             if last > first:
                 live = ~np.isin(rows, deleted[first:last], assume_unique=True)
@@ -447,6 +452,22 @@ class SnapshotManager:
             if len(rows) and memtable.end_row <= rows[-1]:
                 return memtable
         return memtable.known_to(end_row)
+
+    def _added_rows(
+        self, transaction: Transaction, first_row: int, end_row: int
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        """Yield row numbers and vectors of an interval as ``iterate_blocks`` does, in larger parts
+        where the batches that wrote them are at hand."""
+        from_store = self._store.rows.iterate_blocks
+        for first, vectors in self.recent_batches.within(
+            self._store, transaction, first_row, end_row
+        ):
+            if first > first_row:
+                yield from from_store(transaction, first_row, first)
+            first_row = first + len(vectors)
+            yield np.arange(first, first_row), vectors
+        if first_row < end_row:
+            yield from from_store(transaction, first_row, end_row)
 
 
 def _deleted_rows(entries: list[layout.LogEntry]) -> npt.NDArray[np.int64]:

@@ -16,6 +16,7 @@ named_locks     locks by name, for threads
 place           detection of files that were moved or truncated while open
 priority        the priority of background work, which rises while the work starves
 weighted_lru    which entries of a cache to evict
+write_back      writing a large file to the disk while it is produced
 
 **The locks of the engine.** A thread that needs several acquires them in this order; a lock further
 down is never held while one further up is awaited. ``D`` is the data folder, ``C`` the folder of a

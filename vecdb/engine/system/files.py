@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.system.modes import creating, open_lock
+from vecdb.engine.system.write_back import PIECE_BYTES, WriteBack
 from vecdb.errors import UnavailableError
 from vecdb.os_errors import os_errors_translated
 from vecdb.reasons import Reason
@@ -40,7 +41,6 @@ __all__ = [
 
 _LOCK_POLL_S = 0.01
 _CHUNK_BYTES = 8 * 1024**2
-_LARGE_PAGE_BYTES = 2 * 1024**2
 _PROBE_BYTES = 64 * 1024
 """A disk with less free space than this counts as full."""
 
@@ -147,10 +147,10 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def write_array(path: Path, array: npt.NDArray[np.generic]) -> dict[str, Any]:
     """Write an array as .npy and fsync it. Its data begin at a multiple of 64 bytes, as NumPy
-    writes them.
+    writes them. A large one is written to the disk piece by piece (``write_back.py``).
 
     Each write ends at a multiple of the size of large pages, and the header is not written apart:
-    then the system can keep the file in large pages (``mapped_pages``).
+    then the system can keep the file in large pages (``mapped_pages.py``).
 
     Returns:
         Its entry for a manifest: dtype, shape, size of the file in bytes, CRC-32 of its data.
@@ -159,14 +159,17 @@ def write_array(path: Path, array: npt.NDArray[np.generic]) -> dict[str, Any]:
     raw = memoryview(array.reshape(-1).view(np.uint8).data if array.size else b"")
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    start = _LARGE_PAGE_BYTES - header.tell()
-    crc = zlib.crc32(raw[:start])
+    first = PIECE_BYTES - header.tell()
+    crc = zlib.crc32(raw[:first])
     with open(path, "wb", opener=creating) as file:
-        file.write(header.getvalue() + raw[:start])
-        for at in range(start, len(raw), _CHUNK_BYTES):
-            chunk = raw[at : at + _CHUNK_BYTES]
-            crc = zlib.crc32(chunk, crc)
-            file.write(chunk)
+        file.write(header.getvalue() + raw[:first])
+        write_back = WriteBack(file.fileno())
+        for start in range(first, len(raw), PIECE_BYTES):
+            file.flush()
+            write_back.written_to(file.tell())
+            piece = raw[start : start + PIECE_BYTES]
+            crc = zlib.crc32(piece, crc)
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
         size = file.tell()
