@@ -1,8 +1,9 @@
 """Runs scenarios over data sets and targets into a file of results; defines the plans.
 
 ``run`` executes a plan and skips what the file already has. The standard plan takes minutes, growth
-an hour, parts (vecdb beside what it is made of) an hour per data set, that of all peers and
-contract (recall asked for, beside other libraries) an afternoon, and the full plan a night.
+an hour, parts (vecdb beside what it is made of) an hour per data set, that of all peers, contract
+(recall asked for, beside other libraries) and filtered (searches with a condition, beside all that
+filter) an afternoon, and the full plan a night.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from vecdb_bench.targets.registry import BASELINES, COMPRESSED, TARGETS, describ
 
 __all__ = [
     "CONTRACT",
+    "FILTERED",
     "FULL",
     "GROWTH",
     "PARTS",
@@ -107,6 +109,18 @@ CONTRACT = Plan(
         sizes=(10_000, 30_000, 100_000, 340_000),
     ),
 )
+FILTERED = Plan(
+    ("glove-50",),
+    (
+        *("vecdb", "vecdb-served", "faiss", "redisearch", "redis", "qdrant-edge", "pgvector"),
+        *("chromadb", "lancedb", "milvus-lite"),
+    ),
+    ("filtered", "metadata"),
+    scale=Scale(
+        efforts=(10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024),
+        ingest_rows=400_000,
+    ),
+)
 TINY = Plan(
     ("glove-50:1000",),
     ("vecdb", "hnswlib"),
@@ -128,6 +142,7 @@ PLANS = {
     "peers": PEERS,
     "growth": GROWTH,
     "contract": CONTRACT,
+    "filtered": FILTERED,
     "full": FULL,
     "tiny": TINY,
 }

@@ -266,7 +266,8 @@ class Service:
             filter_of(request),
         )
         token, deadline = request.token or None, _deadline(call)
-        page = read_page(collection.store, collection.id, token, asked, deadline)
+        find = collection.matched.candidates
+        page = read_page(collection.store, collection.id, token, asked, deadline, candidates=find)
         return translation.page_response(page)
 
     def end_scroll(self, request: wire.EndScrollRequest, call: Call) -> wire.EndScrollResponse:

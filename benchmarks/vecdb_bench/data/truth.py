@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vecdb.errors import InvalidArgumentError
 
-__all__ = ["METRICS", "distances_to", "recall", "true_neighbours"]
+__all__ = ["METRICS", "NeighboursAmong", "distances_to", "recall", "true_neighbours"]
 
 METRICS = ("cosine", "euclidean", "dot")
 
@@ -68,6 +68,30 @@ def true_neighbours(
             rows[at], distances[at] = near[order], exact[order]
         progress(min(first + step, len(queries)))
     return rows, distances
+
+
+class NeighboursAmong:
+    """Finds the true neighbours of the same queries again and again, each time among some rows.
+
+    Holds a float32 score for each pair of a query and a row.
+    """
+
+    def __init__(self, base: Floats, queries: Floats, metric: str) -> None:
+        self._base, self._queries, self._metric = base, queries, metric
+        self._scores = _Keys(base, metric).scores(queries)
+
+    def distances(
+        self, query: int, rows: npt.NDArray[np.integer], k: int
+    ) -> npt.NDArray[np.float64]:
+        """Return the distances of the k nearest of some rows to a query, ascending, float64 (k,);
+        infinity beyond the last row."""
+        found = np.full(k, np.inf)
+        near, wide = rows, k + _SPARE
+        if wide < len(rows):
+            near = rows[np.argpartition(self._scores[query][rows], wide - 1)[:wide]]
+        exact = np.sort(distances_to(self._base, self._queries[query], near, self._metric))[:k]
+        found[: len(exact)] = exact
+        return found
 
 
 class _Keys:
@@ -130,15 +154,19 @@ def recall(
 
     Args:
         found: rows of ``base``, shape (q, at least k); -1 for none.
-        true_distances: ascending, shape (q, at least min(k, n)).
+        true_distances: ascending, shape (q, at least min(k, n)); infinity beyond the last row
+            where fewer rows count, as with a filter.
 
     Returns:
         float64, shape (q,), each 0 to 1.
     """
     shares = np.empty(len(found))
-    possible = min(k, len(base))
     for at, (answer, query) in enumerate(zip(found[:, :k], queries, strict=True)):
         rows = np.unique(answer[(answer >= 0) & (answer < len(base))])
+        possible = int(np.isfinite(true_distances[at, : min(k, len(base))]).sum())
+        if possible == 0:
+            shares[at] = 1.0
+            continue
         limit = true_distances[at, possible - 1]
         # The rounding error of 1 - cos depends on its terms, not on their difference.
         limit += TIE * max(abs(limit), 1.0 if metric == "cosine" else 0.0)

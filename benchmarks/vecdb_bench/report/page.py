@@ -7,6 +7,7 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
+from vecdb_bench.report import filtered
 from vecdb_bench.report.lookup import Lines, at_recall, number_of, of, title_of
 from vecdb_bench.report.plots import Axis, Series, line_plot
 from vecdb_bench.targets.registry import TARGETS
@@ -319,6 +320,25 @@ def _median(figure: Any) -> float:
     return float(figure["median"] if isinstance(figure, dict) else figure)
 
 
+def _filtered(lines: Lines) -> str:
+    found = [line for line in of(lines, scenario="filtered") if "way" in line["point"]]
+    names = ("effort", "recall_10", "p50_ms", "p99_ms")
+    rows = [
+        [
+            title_of(line["target"]),
+            line["point"]["condition"],
+            line["point"]["way"],
+            f"{line['point']['passing_percent']:g}",
+            *(_short(line["figures"]["queries_per_s"][which]) for which in ("median", "min")),
+            *(_short(line["figures"][name]) for name in names),
+        ]
+        for line in found
+    ]
+    head = ["target", "condition", "way", "% pass", "queries/s", "least", "effort", "recall@10"]
+    parts = [f"<h4>{escape(each.title)}</h4>{_table(*each[1:])}" for each in filtered.tables(found)]
+    return _section("Searches with a filter", *parts, _table([*head, "p50 ms", "p99"], rows))
+
+
 def _restart(figures: dict[str, Any]) -> str:
     # Earlier versions did not measure it.
     return f"{figures['restart_s']['median']:.2f}" if "restart_s" in figures else "–"
@@ -407,6 +427,7 @@ _PARTS = (
     _beside,
     _facts("full_store", "Writing into a store that has rows already"),
     _churn,
+    _filtered,
     _recovery,
     _size,
     _facts("opening", "From opening to the first answer, 15 % of the rows deleted"),
@@ -416,6 +437,7 @@ _PARTS = (
     _facts("memory", "A collection four times the size of memory"),
     _facts("wire", "The wire"),
     _facts("exchange", "Export to and import from a FAISS file"),
+    _facts("metadata", "Rows with metadata, and filters beside searches"),
 )
 
 

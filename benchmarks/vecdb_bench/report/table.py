@@ -1,7 +1,8 @@
-"""The Markdown table of docs/benchmarks.md: all targets at recall@10 of 0.95 and 0.99.
+"""The Markdown tables of docs/benchmarks.md: all targets at recall@10 of 0.95 and 0.99, and their
+searches with a filter.
 
-``replace_between_markers`` inserts it between two lines of a file, so that no figure is copied by
-hand.
+``write_tables`` inserts them between the lines of a file that mark their places, so that no figure
+is copied by hand.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from vecdb.errors import FailedPreconditionError
+from vecdb_bench.report import filtered
 from vecdb_bench.report.lookup import Lines, at_recall, of, title_of
 from vecdb_bench.targets.registry import BASELINES, TARGETS
 
-__all__ = ["BEGIN", "END", "markdown", "replace_between_markers"]
+__all__ = ["BEGIN", "END", "FILTERED", "markdown", "replace_between_markers", "write_tables"]
 
 BEGIN = "<!-- vecdb bench: begin -->"
 END = "<!-- vecdb bench: end -->"
+FILTERED = "<!-- vecdb bench filtered: begin -->", "<!-- vecdb bench filtered: end -->"
+"""The markers of the tables of searches with a filter."""
+
+_TABULATED = {"search", "latency", "ingest", "recovery"}
 _MODE = "one query, one caller"
 _HEAD = (
     "| target | queries/s at 0.95 | at 0.99 | p50 / p99 ms (recall) | rows/s acknowledged "
@@ -80,19 +86,34 @@ def _median(line: dict[str, Any] | None, what: str, form: str) -> str:
     return format(line["figures"][what]["median"], form) if line and what in line["figures"] else ""
 
 
-def replace_between_markers(path: Path, text: str) -> None:
-    """Replace the text between the two markers of a file.
+def write_tables(path: Path, lines: Lines) -> None:
+    """Put each table that there are results for between its markers in a file. Those of searches
+    with a filter are left out if the file does not have their markers.
+
+    Raises:
+        FailedPreconditionError: the file has no markers.
+    """
+    of_filters = filtered.markdown(lines)
+    has_markers = FILTERED[0] in path.read_text(encoding="utf-8")
+    if of_filters and has_markers:
+        replace_between_markers(path, of_filters, *FILTERED)
+    if any(line["scenario"] in _TABULATED for line in lines) or not (of_filters and has_markers):
+        replace_between_markers(path, markdown(lines))
+
+
+def replace_between_markers(path: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
+    """Replace the text between two markers of a file.
 
     Raises:
         FailedPreconditionError: the file does not have both markers, in this order.
     """
     content = path.read_text(encoding="utf-8")
-    before, begin, rest = content.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
+    before, has_begin, rest = content.partition(begin)
+    _, has_end, after = rest.partition(end)
+    if not (has_begin and has_end):
         raise FailedPreconditionError(
-            f"{path} has no lines {BEGIN!r} and {END!r} in this order; add them where the table "
+            f"{path} has no lines {begin!r} and {end!r} in this order; add them where the table "
             "belongs",
             "NO_MARKERS",
         )
-    path.write_text(f"{before}{BEGIN}\n{text}{END}{after}", encoding="utf-8")
+    path.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")

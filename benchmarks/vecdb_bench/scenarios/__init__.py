@@ -11,6 +11,7 @@ speed is reported with its recall.
     beside      latency of searches while another client writes
     full_store  durable rows/s into a store that has rows already
     churn       recall, speed, memory, disk while rows are replaced and deleted
+    filtered    speed of searches with a condition at one recall, by the share of rows that pass
     recovery    kill -9 during a load: rows lost, time to ready, recall afterwards
     size        growth of costs with the number of rows
 
@@ -23,6 +24,7 @@ Of vecdb alone, beside what it is made of:
     memory      searches of a collection four times the size of the memory there is
     wire        cost of the transport: encoding, an empty call, a query in process and over gRPC
     exchange    export to and import from a FAISS file, and the time in which FAISS builds it
+    metadata    rows with five fields and without; counts, changes and deletes by filter
 
 To add a scenario, write the module, name it in ``SCENARIOS`` and add a section for it to
 ``report.page``.
@@ -37,6 +39,7 @@ SCENARIOS = (
     "beside",
     "full_store",
     "churn",
+    "filtered",
     "recovery",
     "size",
     "opening",
@@ -46,4 +49,5 @@ SCENARIOS = (
     "memory",
     "wire",
     "exchange",
+    "metadata",
 )

@@ -125,13 +125,15 @@ class Context:
         }
 
     def _key(self, target: str, point: dict[str, Any]) -> dict[str, Any]:
+        settings = asdict(self.settings)
+        del settings["fields"]  # A scenario's own; its points say what they mean.
         return {
             "scenario": self.scenario,
             "target": target,
             "dataset": self.dataset.name,
             "data": self.dataset.identity,
             "settings": {
-                **asdict(self.settings),
+                **settings,
                 **{name: getattr(self.scale, name) for name in _OF_EACH_LINE},
             },
             "point": point,
@@ -216,15 +218,25 @@ class Bench:
         np.save(path, array)
         return str(path)
 
-    def load(self, worker: WorkerProcess, rows: int, batch: int = 1_000) -> dict[str, float]:
+    def load(
+        self,
+        worker: WorkerProcess,
+        rows: int,
+        batch: int = 1_000,
+        fields: dict[str, str] | None = None,
+    ) -> dict[str, float]:
         """Upsert the first rows of the data set and wait until they are indexed.
+
+        Args:
+            fields: name → file of the values of an integer field, of a worker opened with these.
 
         Returns:
             Seconds from the start: ``sent_s`` until all rows are acknowledged, ``indexed_s`` until
             all are indexed.
         """
         base = str(self.context.dataset.folder / "base.npy")
-        sent = worker.call("upsert", vectors=base, first=0, end=rows, batch=batch)["seconds"]
+        done = worker.call("upsert", vectors=base, first=0, end=rows, batch=batch, fields=fields)
+        sent = done["seconds"]
         return {"sent_s": sent, "indexed_s": sent + worker.call("finish")["seconds"]}
 
     def answers(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 
 __all__ = [
     "EFFORTS",
+    "Condition",
     "Ids",
     "Settings",
     "Target",
@@ -39,12 +41,23 @@ class Settings:
         ef_construction: number of candidates while the graph is built.
         threads: threads of the build, and of batches if a target has such a parameter.
         ids: "integer" (ascending) or "uuid" (in random order).
+        fields: names of the integer fields of each row. A scenario sets them; a run does not.
     """
 
     M: int = 16
     ef_construction: int = 128
     threads: int = 1
     ids: str = "integer"
+    fields: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition on an integer field: ``low <= value < high``."""
+
+    field: str
+    low: int
+    high: int
 
 
 class Target:
@@ -80,6 +93,12 @@ class Target:
         """
         raise NotImplementedError
 
+    def upsert_fields(
+        self, ids: np.ndarray, vectors: np.ndarray, fields: Mapping[str, np.ndarray]
+    ) -> None:
+        """Do ``upsert`` with integer fields: name → int64, shape (n,), those of the settings."""
+        raise NotImplementedError("the adapter stores no fields of rows")
+
     def delete(self, ids: np.ndarray) -> None:
         """Delete rows by their ids, int64, shape (n,)."""
         raise NotImplementedError("supports no deletes")
@@ -106,6 +125,25 @@ class Target:
             int64, shape (q, k); -1 where there are fewer than k hits.
         """
         raise NotImplementedError
+
+    def search_where(
+        self, query: np.ndarray, k: int, effort: int, where: Condition | None
+    ) -> np.ndarray:
+        """Return the nearest rows that fulfil a condition, or of all rows.
+
+        Args:
+            query: float32, shape (1, dim).
+            effort: as in ``search``; 0 for the one that the target chooses itself, of targets that
+                aim at a recall.
+
+        Returns:
+            As ``search``, for one query.
+        """
+        raise NotImplementedError("the adapter does not filter")
+
+    def scan_where(self, query: np.ndarray, k: int, where: Condition) -> np.ndarray:
+        """Do ``search_where`` by comparing the query with every row that fulfils the condition."""
+        raise NotImplementedError("the adapter has no exact search")
 
     def present(self, ids: np.ndarray) -> np.ndarray:
         """Return which ids are stored: int64, shape (n,) → bool, shape (n,)."""

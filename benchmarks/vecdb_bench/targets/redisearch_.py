@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import redis
 
-from vecdb_bench.targets.base import Settings
+from vecdb_bench.targets.base import Condition, Settings
 from vecdb_bench.targets.redis_server import RedisTarget
 
 __all__ = ["Adapter"]
@@ -37,10 +38,11 @@ class Adapter(RedisTarget):
             "EF_CONSTRUCTION": settings.ef_construction,
         }
         flat = [part for pair in options.items() for part in pair]
+        numbers = [part for name in settings.fields for part in (name, "NUMERIC")]
         try:
             self._client.execute_command(
                 *("FT.CREATE", _INDEX, "ON", "HASH", "PREFIX", 1, _PREFIX, "SCHEMA", _FIELD),
-                *("VECTOR", "HNSW", len(flat), *flat),
+                *("VECTOR", "HNSW", len(flat), *flat, *numbers),
             )
         except redis.ResponseError as error:
             if "already exists" not in str(error):
@@ -54,11 +56,31 @@ class Adapter(RedisTarget):
             ]
         )
 
+    def upsert_fields(
+        self, ids: np.ndarray, vectors: np.ndarray, fields: Mapping[str, np.ndarray]
+    ) -> None:
+        columns = [values.tolist() for values in fields.values()]
+        rows = zip(self._ids.encode(ids), vectors, zip(*columns, strict=True), strict=True)
+        commands = []
+        for name, vector, values in rows:
+            pairs = [part for pair in zip(fields, values, strict=True) for part in pair]
+            commands.append(("HSET", _PREFIX + name, _FIELD, vector.tobytes(), *pairs))
+        self.sent(commands)
+
     def delete(self, ids: np.ndarray) -> None:
         self.sent([("DEL", _PREFIX + name) for name in self._ids.encode(ids)])
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
-        asked = f"*=>[KNN {k} @{_FIELD} $query EF_RUNTIME $ef AS score]"
+        return self._nearest(queries, k, effort, "*")
+
+    def search_where(
+        self, query: np.ndarray, k: int, effort: int, where: Condition | None
+    ) -> np.ndarray:
+        among = f"(@{where.field}:[{where.low} ({where.high}])" if where else "*"
+        return self._nearest(query, k, effort, among)
+
+    def _nearest(self, queries: np.ndarray, k: int, effort: int, among: str) -> np.ndarray:
+        asked = f"{among}=>[KNN {k} @{_FIELD} $query EF_RUNTIME $ef AS score]"
         search = ("FT.SEARCH", _INDEX, asked, "PARAMS", 4, "ef", max(effort, k), "query")
         wanted = ("SORTBY", "score", "LIMIT", 0, k, "NOCONTENT", "DIALECT", 2)
         found = self.sent([(*search, query.tobytes(), *wanted) for query in queries])

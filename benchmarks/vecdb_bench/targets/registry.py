@@ -21,6 +21,7 @@ class Description:
         requirements: for pip.
         kind: "library" (memory of a process), "embedded" (a folder) or "served".
         durability: state of a write when it is acknowledged.
+        aims_at_recall: whether a search without an effort aims at a recall.
     """
 
     title: str
@@ -29,6 +30,7 @@ class Description:
     requirements: tuple[str, ...]
     kind: str
     durability: str
+    aims_at_recall: bool = False
 
     @property
     def durable(self) -> bool:
@@ -41,10 +43,10 @@ _NUMPY = "numpy==2.4.6"
 
 TARGETS = {
     "vecdb": Description(
-        "vecdb, embedded", "embedded", "vecdb", (), "embedded", "fsynced, each batch"
+        "vecdb, embedded", "embedded", "vecdb", (), "embedded", "fsynced, each batch", True
     ),
     "vecdb-served": Description(
-        "vecdb, served", "served", "vecdb_server", (), "served", "fsynced, each batch"
+        "vecdb, served", "served", "vecdb_server", (), "served", "fsynced, each batch", True
     ),
     "hnswlib": Description(
         "hnswlib", "hnswlib_", "hnswlib", ("hnswlib==0.8.0", _NUMPY), "library", _NOTHING

@@ -6,6 +6,8 @@ coordinated omission: no calls are sent, and none measured, while a slow call is
 ``open_loop``: calls are due at fixed times regardless of the target, and latency is measured from
 the due time, not from the time of sending. The latency of a call delayed by a slow one includes the
 delay, as many independent callers would see it (no coordinated omission).
+
+``series``: as ``closed_loop``, with a number of calls that is limited, since no two are the same.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["closed_loop", "open_loop", "queries_per_second"]
+__all__ = ["closed_loop", "open_loop", "queries_per_second", "series"]
 
 Clock = Callable[[], float]
 _PATIENCE = 4
 """A caller that has not sent its least number of calls stops after this multiple of ``seconds``."""
+_SLOW_PATIENCE = 20
+"""The same for ``series``, whose calls with a condition may take 0.1 s."""
 MAX_CALLS = 5_000_000
 """Maximum number of calls of a loop, which bounds its memory and time."""
 
@@ -100,6 +104,32 @@ def open_loop(
             took[number + 1 :] = np.maximum(now - left, took[number])
             break
     return took
+
+
+def series(
+    call: Callable[[int], Any],
+    count: int,
+    seconds: float,
+    *,
+    clock: Clock = time.perf_counter,
+) -> np.ndarray:
+    """Call with 0, 1, … for ``seconds``, at most ``count`` times; return latencies in seconds.
+
+    A slow target is called for longer, until it has made a tenth of the calls, but at most for
+    ``_SLOW_PATIENCE`` times as long.
+    """
+    least = max(1, count // 10)
+    began = before = clock()
+    ends, late = began + seconds, began + _SLOW_PATIENCE * seconds
+    took: list[float] = []
+    for number in range(count):
+        if took and before > (late if number < least else ends):
+            break
+        call(number)
+        after = clock()
+        took.append(after - before)
+        before = after
+    return np.array(took)
 
 
 def queries_per_second(

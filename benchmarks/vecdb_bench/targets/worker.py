@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from vecdb_bench.targets.base import Settings, Target, folder_bytes, memory_bytes
-from vecdb_bench.targets.timing import closed_loop, open_loop, queries_per_second
+from vecdb_bench.targets.base import Condition, Settings, Target, folder_bytes, memory_bytes
+from vecdb_bench.targets.timing import closed_loop, open_loop, queries_per_second, series
 
 __all__ = ["Worker", "main"]
 
@@ -67,6 +67,7 @@ class Worker:
         ids: str = "",
         log: str = "",
         rate: float = 0.0,
+        fields: dict[str, str] | None = None,
     ) -> Any:
         """Upsert rows [first, end) of a file in batches; return seconds and number of rows.
 
@@ -75,16 +76,21 @@ class Worker:
             log: file to which "FIRST END" of each acknowledged batch is appended before the
                 next batch is sent; none if empty.
             rate: rows per second at most; 0 for as fast as possible.
+            fields: name → file of int64, shape (n,).
         """
         array = self._array(vectors)
+        columns = {name: self._array(path) for name, path in (fields or {}).items()}
         names = self._array(ids) if ids else np.arange(len(array))
         notes = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if log else -1
         began = time.perf_counter()
         for at in range(first, end, batch):
             stop = min(at + batch, end)
-            self._target.upsert(
-                np.asarray(names[at:stop], np.int64), np.ascontiguousarray(array[at:stop])
-            )
+            rows = np.asarray(names[at:stop], np.int64), np.ascontiguousarray(array[at:stop])
+            if columns:
+                some = {name: values[at:stop] for name, values in columns.items()}
+                self._target.upsert_fields(*rows, some)
+            else:
+                self._target.upsert(*rows)
             if log:
                 os.write(notes, f"{at} {stop}\n".encode())
             if rate:
@@ -181,6 +187,49 @@ class Worker:
             )
         np.save(out, took)
         return {"calls": len(took)}
+
+    def do_where(
+        self,
+        queries: str,
+        field: str,
+        bounds: str,
+        k: int,
+        effort: int,
+        seconds: float,
+        found: str,
+        took: str,
+        warm: bool = False,
+        scan: bool = False,
+    ) -> Any:
+        """Search with conditions: call i has query i of a file, and the condition on ``field`` with
+        the bounds i, int64, shape (q, 2).
+
+        Writes the answers to the file ``found``, int64, shape (calls, k), and the seconds of the
+        calls to the file ``took``; see ``timing.series`` for how many calls are made.
+
+        Args:
+            field: of the condition; empty for none.
+            warm: search once with each condition before.
+            scan: compare with all rows that fulfil the condition.
+        """
+        array, pairs = np.ascontiguousarray(self._array(queries)), self._array(bounds).tolist()
+        answers: list[np.ndarray] = []
+
+        def call(number: int) -> None:
+            where = Condition(field, *pairs[number]) if field else None
+            query = array[number : number + 1]
+            if scan and where is not None:
+                answers.append(self._target.scan_where(query, k, where))
+            else:
+                answers.append(self._target.search_where(query, k, effort, where))
+
+        different = {tuple(pair): number for number, pair in enumerate(pairs)}
+        for number in different.values() if warm else [len(pairs) - 1]:
+            call(number)
+        answers.clear()
+        np.save(took, series(call, len(array), seconds))
+        np.save(found, np.concatenate(answers))
+        return {"calls": len(answers)}
 
     def do_unindexed(self) -> int | None:
         """Return the number of rows that are not in a graph yet, None if the target hides it."""

@@ -98,8 +98,8 @@ def run(
         str,
         typer.Option(
             "--plan",
-            help="standard: minutes; growth, parts: an hour; peers: an afternoon; full: a night; "
-            "tiny: seconds.",
+            help="standard: minutes; growth, parts: an hour; peers, filtered: an afternoon; "
+            "full: a night; tiny: seconds.",
         ),
     ] = "standard",
     dataset: Annotated[
@@ -148,7 +148,7 @@ def report(
         typer.Option(
             "--markdown",
             metavar="FILE",
-            help="Also put the table between its markers in this file.",
+            help="Also put the tables between their markers in this file.",
         ),
     ] = None,
     svg: Annotated[
@@ -171,8 +171,8 @@ def report(
     path.write_text(page(lines), encoding="utf-8")
     typer.echo(f"the report is {path}")
     if markdown is not None:
-        table.replace_between_markers(markdown, table.markdown(lines))
-        typer.echo(f"the table is in {markdown}")
+        table.write_tables(markdown, lines)
+        typer.echo(f"the tables are in {markdown}")
     if svg is not None:
         svg.write_text(picture(lines), encoding="utf-8")
         typer.echo(f"the picture is {svg}")

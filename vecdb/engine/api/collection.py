@@ -347,7 +347,9 @@ class Collection(CollectionSurface):
 
     def _read_page(self, token: str | None, asked: PageRequest, deadline: Deadline) -> ScrollPage:
         self._check()
-        return read_page(self._opened.store, self._opened.id, token, asked, deadline)
+        opened = self._opened
+        find = opened.matched.candidates
+        return read_page(opened.store, opened.id, token, asked, deadline, candidates=find)
 
     def __repr__(self) -> str:
         return f"Collection({self._name!r}, dim={self.dim}, metric={self.metric.value!r})"

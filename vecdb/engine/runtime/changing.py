@@ -16,6 +16,8 @@ import numpy as np
 from vecdb import limits
 from vecdb.checks import Target
 from vecdb.engine.search.lookup import records_at_once
+from vecdb.engine.search.segment_ids import segment_ids
+from vecdb.engine.search.snapshot import Snapshot
 from vecdb.engine.store.batch import DeleteBatch, PatchBatch, of_rows
 from vecdb.engine.store.changes import prepare
 from vecdb.engine.store.filtered_rows import FilteredRows, OvertakenError, Prepared, advance
@@ -65,7 +67,7 @@ def change_rows(
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 found = _found(opened, target.filter, target.limit, found, deadline)
-                found = _prepared(store, batch, found, memory, deadline)
+                found = _prepared(opened, batch, found, memory, deadline)
                 ready = of_rows(batch, found)
                 if target.dry_run:
                     return _rehearsed(runtime, opened, ready)
@@ -105,13 +107,14 @@ def _found(
 
 
 def _prepared(
-    store: Store,
+    opened: OpenCollection,
     batch: DeleteBatch | PatchBatch,
     found: FilteredRows,
     memory: CallMemory,
     deadline: Deadline,
 ) -> FilteredRows:
     """Add what the batch makes of the rows, up to the limit."""
+    store, snapshot = opened.store, opened.snapshots.snapshot()
     most = limits.CHANGED_ROWS.maximum if found.limit is None else found.limit
     patches = isinstance(batch, PatchBatch)
     made, nbytes, changed = dict(found.prepared), found.prepared_bytes, 0
@@ -122,7 +125,9 @@ def _prepared(
         some = rows[start : start + step]
         lacking = [row for row in some if row not in made]
         if lacking:
-            more = _slice(store, batch, lacking)
+            more = {} if patches else _deleted(snapshot, lacking)
+            lacking = [row for row in lacking if row not in more] if more else lacking
+            more.update(_slice(store, batch, lacking) if lacking else {})
             size = sum(len(each.metadata or b"") for each in more.values())
             memory.take(size + FilteredRows.ROW_BYTES * len(more))
             made.update(more)
@@ -141,6 +146,14 @@ def _prepared(
                 Reason.TOO_MANY_MATCHES,
             )
     return replace(found, prepared=made, prepared_bytes=nbytes)
+
+
+def _deleted(snapshot: Snapshot, some: list[int]) -> dict[int, Prepared]:
+    """Return what a delete makes of rows whose ids are in segments, which takes a tenth of the time
+    of reading their records."""
+    rows = np.array(some, np.int64)
+    found = zip(some, segment_ids(snapshot, rows), strict=True)
+    return {row: Prepared(key, None) for row, key in found if key is not None}
 
 
 def _slice(store: Store, batch: DeleteBatch | PatchBatch, some: list[int]) -> dict[int, Prepared]:

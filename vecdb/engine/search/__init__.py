@@ -15,12 +15,13 @@ variants           queries by example (examples), within_distance, and in groups
 request            the arguments of a search; call_bytes: the memory that it reserves
 snapshot           one committed state: segments, delete bitmaps, memtable
 column_matches     what the columns of a segment say about a filter
+column_values      what they say about the values of fields
 snapshot_manager   creates snapshots and caches the newest
 recent_batches     vectors of the newest batches, for the next snapshot
 memtable           rows not yet in a segment
 facets             values of a field and their counts; the fields
 listing            ids in order, page by page
-matched_rows       the live rows that match a filter
+matched_rows       the live rows that match a filter; segment_ids: the ids of rows
 streaming          reads rows that a snapshot does not hold from the store, in slices
 lookup             reads rows by id or row number
 meter              measures recall with real queries; samples: taking them from searches
@@ -38,6 +39,7 @@ __all__ = [
     "meter",
     "samples",
     "search",
+    "segment_ids",
     "snapshot",
     "snapshot_manager",
 ]

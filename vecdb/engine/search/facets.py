@@ -1,19 +1,32 @@
 """What the metadata of rows say: the values of a field with their numbers of rows, and the fields.
 
-All records are read once, at one seq, in short transactions. A value counts as filters see it: 1
-and 1.0 are one value, true and 1 are two.
+Columns tell it of most rows (``column_values``). The records of the others are read once, at one
+seq, in short transactions. A value counts as filters see it: 1 and 1.0 are one value, true and 1
+are two.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.search.column_values import (
+    FieldSummary,
+    classified,
+    field_summaries,
+    in_columns,
+    value_counts,
+)
 from vecdb.engine.search.lookup import records_at_once
 from vecdb.engine.search.matched_rows import MatchedRows, RowsAtSeq
 from vecdb.engine.store.store import Store
+from vecdb.engine.system.call_memory import CallMemory
 from vecdb.engine.system.deadline import Deadline
 from vecdb.filters import Filter, Path, Scalar, path_text
 from vecdb.types import Facet, FacetValue, FieldInfo
@@ -41,6 +54,9 @@ _CLASSES: Final[dict[type, int]] = {type(None): 0, bool: 1, int: 2, float: 2, st
 _VALUE_BYTES: Final = 200
 """Memory of a distinct value, without the text of a string."""
 
+_TAKEN_BYTES: Final = 1024**2
+"""Memory of values that is taken in one piece."""
+
 _TEXT_MAX: Final = 100
 """Characters up to which ``fields`` keeps a text to tell it apart; of longer ones a hash."""
 
@@ -66,17 +82,17 @@ def facet(
         matched.at_one_seq(filter, deadline) as found,
         store.call_memory.of_call() as memory,
     ):
-        for entries in _slices(store, found):
-            nbytes = 0
-            for entry in entries:
-                for each in _values_at(entry, path):
-                    count = counts.get(each, 0)
-                    counts[each] = count + 1
-                    if count == 0:
-                        nbytes += _bytes_of(each[1])
-                    if type(each[1]) is int:
-                        integers.add(each[1])
-            memory.take(nbytes)
+        parts, rows = in_columns(store, found)
+        for part in parts:
+            field, in_rows, left = value_counts(part, path)
+            rows = np.concatenate([rows, left])
+            if field is not None:
+                given = ((kind, each, n) for kind, each, n in classified(field, in_rows))
+                _add(counts, integers, given, memory)
+            found.deadline.check()
+        for entries in _slices(store, found, np.sort(rows)):
+            each_value = (each for entry in entries for each in _values_at(entry, path))
+            _add(counts, integers, ((*each, 1) for each in each_value), memory)
         best = sorted(counts.items(), key=lambda item: (-item[1], *item[0][:1], _order(item[0][1])))
         values = [
             # Of 1.0 and 1 the integer is shown, whichever came first.
@@ -84,6 +100,28 @@ def facet(
             for (kind, value), count in best[:limit]
         ]
         return Facet(values, len(counts), len(found.rows), found.seq)
+
+
+def _add(
+    counts: dict[tuple[int, Scalar], int],
+    integers: set[int],
+    given: Iterable[tuple[int, Scalar, int]],
+    memory: CallMemory,
+) -> None:
+    """Add classes and values with numbers of rows."""
+    nbytes = 0
+    for kind, value, rows in given:
+        key = kind, value
+        count = counts.get(key, 0)
+        counts[key] = count + rows
+        if count == 0:
+            nbytes += _bytes_of(value)
+        if type(value) is int:
+            integers.add(value)
+        if nbytes > _TAKEN_BYTES:
+            memory.take(nbytes)
+            nbytes = 0
+    memory.take(nbytes)
 
 
 def _order(value: Scalar) -> Any:
@@ -98,12 +136,22 @@ def fields(store: Store, matched: MatchedRows, deadline: Deadline) -> list[Field
         matched.at_one_seq(None, deadline) as found,
         store.call_memory.of_call() as memory,
     ):
-        for entries in _slices(store, found):
-            before = len(known), sum(len(each.distinct) for each in known.values())
-            for entry in entries:
-                _add_fields(known, entry, ())
-            after = len(known), sum(len(each.distinct) for each in known.values())
-            memory.take(sum(_VALUE_BYTES * (b - a) for a, b in zip(before, after, strict=True)))
+        parts, rows = in_columns(store, found)
+        for part in parts:
+            summaries = field_summaries(part)
+            if summaries is None:
+                rows = np.concatenate([rows, part.rows])
+                continue
+            with _taken(known, memory):
+                for path, summary in summaries.items():
+                    known.setdefault(path, _Field()).add_all(summary)
+                    for entries in _slices(store, found, summary.odd_rows):
+                        for entry in entries:
+                            known[path].add_distinct(_values_at(entry, path))
+        for entries in _slices(store, found, np.sort(rows)):
+            with _taken(known, memory):
+                for entry in entries:
+                    _add_fields(known, entry, ())
     named = sorted((path_text(path), each) for path, each in known.items())
     return [
         FieldInfo(
@@ -114,6 +162,18 @@ def fields(store: Store, matched: MatchedRows, deadline: Deadline) -> list[Field
         )
         for name, each in named
     ]
+
+
+@contextlib.contextmanager
+def _taken(known: dict[Path, _Field], memory: CallMemory) -> Iterator[None]:
+    """Take the memory of the fields and values that are added meanwhile."""
+
+    def size() -> int:
+        return _VALUE_BYTES * (len(known) + sum(len(each.distinct) for each in known.values()))
+
+    before = size()
+    yield
+    memory.take(size() - before)
 
 
 class _Field:
@@ -135,9 +195,22 @@ class _Field:
         for each in (value, *value) if type(value) is list else (value,):
             kind = _TYPES[type(each)]
             types[kind] = types.get(kind, 0) + 1
+        self.add_distinct(_scalars(value))
+
+    def add_distinct(self, values: Iterable[tuple[int, Scalar]]) -> None:
         if len(self.distinct) <= _DISTINCT_MAX:
-            for number, scalar in _scalars(value):
-                self.distinct.add((number, _told_apart_by(scalar)))
+            for kind, scalar in values:
+                self.distinct.add((kind, _told_apart_by(scalar)))
+
+    def add_all(self, summary: FieldSummary) -> None:
+        self.rows += summary.rows
+        for kind, count in summary.type_counts.items():
+            self.types[kind] = self.types.get(kind, 0) + count
+        # More need not be told apart.
+        some = np.flatnonzero(summary.counts)[: _DISTINCT_MAX + 1]
+        counts = np.zeros_like(summary.counts)
+        counts[some] = 1
+        self.add_distinct((kind, value) for kind, value, _ in classified(summary.field, counts))
 
 
 def _bytes_of(value: Scalar) -> int:
@@ -161,15 +234,16 @@ def _add_fields(known: dict[Path, _Field], entry: dict[str, Any], above: Path) -
             _add_fields(known, value, path)
 
 
-def _slices(store: Store, found: RowsAtSeq) -> Iterator[list[dict[str, Any]]]:
-    """Yield the metadata of the rows, those that have some."""
-    rows = found.rows.tolist()
+def _slices(
+    store: Store, found: RowsAtSeq, some: npt.NDArray[np.int64]
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the metadata of some of the rows, those that have some."""
+    rows = some.tolist()
     step = records_at_once(store, _SLICE_ROWS)
     for start in range(0, len(rows), step):
         found.deadline.check()
         with store.environment.read() as transaction:
-            some = rows[start : start + step]
-            records = store.rows.read_records(transaction, some, found.seq)
+            records = store.rows.read_records(transaction, rows[start : start + step], found.seq)
         texts = [record.metadata for record in records if record.metadata]
         yield json.loads(b"[%b]" % b",".join(texts))
 

@@ -1,8 +1,8 @@
 """Ids in the order of their bytes, page by page.
 
 The database ``ids`` of the store has this order. With a filter, the rows that match are found
-first, and each id of the page is looked up among them; if only few rows match, their ids are read
-instead. Nothing is kept between pages.
+first, and each id of the page is looked up among them; if few rows match, all of their ids are
+sorted instead. Nothing is kept between pages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.search.lookup import read_records
-from vecdb.engine.search.matched_rows import MatchedRows
+from vecdb.engine.search.matched_rows import MatchedRows, RowsAtSeq
+from vecdb.engine.search.segment_ids import segment_ids
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline
 from vecdb.filters import Filter
@@ -24,6 +25,7 @@ _SLICE_IDS: Final = 10_000
 """Ids that one transaction reads: about 10 ms."""
 
 _FEW_ROWS: Final = 2_000
+_SORTED_ROWS_MAX: Final = 100_000
 
 
 def list_ids(
@@ -45,12 +47,28 @@ def list_ids(
     if filter is None:
         return [each.decode() for each in _walked(store, prefix, None, limit, after, deadline)]
     with matched.at_one_seq(filter, deadline) as found:
-        if len(found.rows) > _FEW_ROWS:
+        if not _are_few(len(found.rows), found.snapshot.live_count, limit):
             walked = _walked(store, prefix, found.rows, limit, after, found.deadline)
             return [each.decode() for each in walked]
-        records = read_records(store, found.rows.tolist(), found.seq, found.deadline)
-    keys = sorted(record.id.encode() for record in records)
+        keys = sorted(_ids_of(store, found))
     return [key.decode() for key in keys if key > after and key.startswith(prefix)][:limit]
+
+
+def _are_few(matching: int, live: int, limit: int) -> bool:
+    """Return whether all ids of the rows that match take less time than those that are passed until
+    a page is full."""
+    passed = min(live, limit * live // max(matching, 1))
+    return matching <= _FEW_ROWS or matching <= min(passed, _SORTED_ROWS_MAX)
+
+
+def _ids_of(store: Store, found: RowsAtSeq) -> list[bytes]:
+    """Return the ids of the rows, in any order."""
+    ids = segment_ids(found.snapshot, found.rows)
+    lacking = [row for row, key in zip(found.rows.tolist(), ids, strict=True) if key is None]
+    if lacking:
+        records = read_records(store, lacking, found.seq, found.deadline)
+        ids += [record.id.encode() for record in records]
+    return [key for key in ids if key is not None]
 
 
 def _walked(

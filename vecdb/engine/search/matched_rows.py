@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.search.column_matches import usable_columns
 from vecdb.engine.search.matching import Matcher
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
@@ -16,6 +17,7 @@ from vecdb.engine.search.streaming import SnapshotTooOldError
 from vecdb.engine.store.filtered_rows import FilteredRows
 from vecdb.engine.store.leases import leased
 from vecdb.engine.store.store import Store
+from vecdb.engine.store.tombstones import read_deleted_since
 from vecdb.engine.system.deadline import Deadline
 from vecdb.filters import Filter, parse_filter
 
@@ -24,16 +26,23 @@ __all__ = ["MatchedRows", "RowsAtSeq"]
 _SLICE_ROWS: Final = 5_000
 """Rows that one transaction evaluates: about 20 ms."""
 
+_EVALUATED_ROWS_MAX: Final = 20_000
+"""Rows outside of columns that a page of a scroll evaluates to know which rows to read."""
+
+_CANDIDATE_COST: Final = 4
+"""Reading all records takes less time than finding more than one row in so many, page by page."""
+
 _ALL: Final = parse_filter({})
 
 
 class RowsAtSeq(NamedTuple):
-    """Rows, int64, ascending, of the state at ``seq``. deadline: renews the lease, too; check it
-    between slices of work."""
+    """Rows, int64, ascending, of the state at ``seq``, which is that of ``snapshot``. deadline:
+    renews the lease, too; check it between slices of work."""
 
     seq: int
     rows: npt.NDArray[np.int64]
     deadline: Deadline
+    snapshot: Snapshot
 
 
 class MatchedRows:
@@ -74,7 +83,38 @@ class MatchedRows:
             snapshot = self._snapshots.snapshot()
             seq = snapshot.state.seq
             rows = self._of_snapshot(snapshot, filter or _ALL, deadline, seq)
-            yield RowsAtSeq(seq, rows, deadline)
+            yield RowsAtSeq(seq, rows, deadline, snapshot)
+
+    def candidates(
+        self, filter: Filter, seq: int, deadline: Deadline
+    ) -> npt.NDArray[np.int64] | None:
+        """Return rows among which are all that were live at a leased seq and matched then, int64,
+        ascending, and none deleted before; None if reading all records takes no longer.
+
+        They are those that match now, and those that changed or were deleted since. Raises as
+        ``count``.
+        """
+        snapshot = self._snapshots.snapshot()
+        now, units = snapshot.state.seq, snapshot.units
+        others = sum(each.count for each in units if usable_columns(each, now) is None)
+        if filter == _ALL or now < seq or not snapshot.holds_all or others > _EVALUATED_ROWS_MAX:
+            return None
+        count = snapshot.live_count
+        if all(usable_columns(each, now) is None for each in units):
+            return None
+        deleted = read_deleted_since(self._store, seq, now)
+        changed = self._store.changed_rows.since(
+            seq, now, 0, snapshot.counters.next_row, by_records=False
+        )
+        if deleted is None or changed is None:
+            return None
+        try:
+            rows = self._of_snapshot(snapshot, filter, deadline, None)
+        except SnapshotTooOldError:
+            return None
+        if _CANDIDATE_COST * (len(rows) + len(deleted) + len(changed)) > count:
+            return None
+        return np.union1d(rows, np.concatenate([deleted, changed]))
 
     def rows(self, filter: Filter, deadline: Deadline) -> FilteredRows:
         """Return the rows that match, for ``advance``: those whose records did not change since

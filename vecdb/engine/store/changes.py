@@ -7,6 +7,8 @@ from __future__ import annotations
 import contextlib
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store.batch import DeleteBatch, PatchBatch
 from vecdb.engine.store.filtered_rows import FilteredRows, Prepared, advance
@@ -112,7 +114,22 @@ def selected(
             metadata.append(found.metadata)
         changed.append(row)
         ids.append(found.id)
+    if not patches:
+        _correct(rows, transaction, changed, ids, matched.seq)
     return Changes(changed, ids, metadata if patches else None, [])
+
+
+def _correct(
+    rows: RowReader, transaction: Transaction, numbers: list[int], ids: list[bytes], seq: int
+) -> None:
+    """Replace ids that are not those of their rows, because a segment is damaged, by those that the
+    rows' records hold."""
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    ascending = [ids[at] for at in order]
+    wrong = rows.misplaced(transaction, ascending, np.array(numbers, np.int64)[order])
+    for place in wrong:
+        at = order[place]
+        ids[at] = rows.read_record(transaction, numbers[at], seq).id.encode()
 
 
 def prepare(
@@ -122,7 +139,8 @@ def prepare(
     some: list[int],
     seq: int,
 ) -> dict[int, Prepared]:
-    """Return what the batch makes of some rows, as of ``seq``, the latest of the transaction.
+    """Return what the batch makes of some rows, as of ``seq``, the latest of the transaction, by
+    their records.
 
     Raises:
         DataLossError: a record is damaged, or is missing since the row was purged.

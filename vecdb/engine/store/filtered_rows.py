@@ -35,7 +35,7 @@ class Prepared(NamedTuple):
     """What a write makes of a selected row.
 
     Attributes:
-        id: UTF-8.
+        id: UTF-8. Of a row to delete it may be that of a damaged segment; the write compares it.
         metadata: the new metadata; None if they do not change (or the row is deleted).
         refusal: why the row can't be changed. It counts only if the write takes the row.
     """

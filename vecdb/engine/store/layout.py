@@ -244,6 +244,20 @@ def pack_u64(key: bytes, number: int) -> bytes:
     return payload + _CRC.pack(zlib.crc32(payload, zlib.crc32(key)))
 
 
+def pack_u64_table(rows: npt.NDArray[np.uint64], number: int) -> list[tuple[bytes, bytes]]:
+    """Return the keys of rows and, for each, ``pack_u64`` of one number."""
+    keys, payload = rows.astype(">u8"), np.frombuffer(_U64.pack(number), np.uint8)
+    crc = np.full(len(rows), 0xFFFFFFFF, np.uint32)
+    for column in (*keys.view(np.uint8).reshape(-1, 8).T, *payload):
+        crc = _CRC_TABLE[(crc ^ column) & 0xFF] ^ (crc >> np.uint32(8))
+    crc ^= np.uint32(0xFFFFFFFF)
+    values = np.empty((len(rows), 12), np.uint8)
+    values[:, :8], values[:, 8:] = payload, crc.astype("<u4").view(np.uint8).reshape(-1, 4)
+    raw_keys, raw_values = keys.tobytes(), values.tobytes()
+    ends = zip(range(8, len(raw_keys) + 8, 8), range(12, len(raw_values) + 12, 12), strict=True)
+    return [(raw_keys[at - 8 : at], raw_values[end - 12 : end]) for at, end in ends]
+
+
 def unpack_u64(key: bytes | memoryview, value: bytes | memoryview, what: str) -> int:
     """Return the number of ``pack_u64``. Raises as ``unpack_value``."""
     number: int = _U64.unpack(unpack_value(key, value, what))[0]

@@ -52,6 +52,25 @@ class RowReader:
             found = cursor.getmulti(ids)
         return {bytes(key): layout.unpack_u64(key, value, "id") for key, value in found}
 
+    def misplaced(
+        self, transaction: Transaction, ids: Sequence[bytes], rows: npt.NDArray[np.int64]
+    ) -> list[int]:
+        """Return the positions of ids that are not the live ids of their rows, int64 (n,).
+
+        ids: UTF-8, ascending, distinct. Checksums are not compared.
+        """
+        with transaction.cursor(self._handles.ids) as cursor:
+            found = cursor.getmulti(ids)
+        under = np.full(len(ids), -1, np.int64)
+        if len(found) == len(ids):
+            firsts = b"".join([value[:8] for _, value in found])
+            if len(firsts) == 8 * len(ids):
+                under = np.frombuffer(firsts, "<u8").astype(np.int64)
+        else:
+            known = {bytes(key): int.from_bytes(value[:8], "little") for key, value in found}
+            under = np.array([known.get(key, -1) for key in ids], np.int64)
+        return [int(at) for at in np.flatnonzero(under != rows)]
+
     def read_ids(
         self, transaction: Transaction, begin: bytes, count: int
     ) -> list[tuple[bytes, int]]:

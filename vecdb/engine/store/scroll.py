@@ -9,6 +9,9 @@ then are those below the lease's ``next_row``. The tombstones hold the seq of ea
 metadata at S is its last record version with a seq of at most S. Later deletions and changes do not
 affect the scroll, and nothing that it needs is purged while the lease is valid.
 
+With a filter, the caller may know rows among which are all that match. Then only their records are
+read, and compared with the filter.
+
 A page is read in slices. Each slice is one short transaction, even if most rows that it passes are
 deleted, and checks the lease first, so that nothing that it reads can have been purged.
 """
@@ -16,7 +19,9 @@ deleted, and checks the lease first, so that nothing that it reads can have been
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +45,13 @@ from vecdb.filters import Filter
 from vecdb.reasons import Reason
 from vecdb.types import Records, ScrollPage
 
-__all__ = ["PageRequest", "end_scroll", "read_page"]
+__all__ = ["Candidates", "PageRequest", "end_scroll", "read_page"]
+
+Rows = npt.NDArray[np.int64]
+
+Candidates: TypeAlias = Callable[[Filter, int, Deadline], Rows | None]
+"""Returns rows, ascending, among which are all that were live at a seq and matched a filter, and
+none that was not live then but later ones; None if it does not know. The seq is leased."""
 
 _SLICE_ROWS, _SLICE_ROWS_MIN = 16_384, 512
 _SLICE_BYTES = 32 * 1024**2
@@ -85,6 +96,7 @@ def read_page(
     deadline: Deadline,
     *,
     ends: bool = True,
+    candidates: Candidates | None = None,
 ) -> ScrollPage:
     """Return the first page, or the page of a token. The last page ends the scroll.
 
@@ -92,6 +104,7 @@ def read_page(
 
     Args:
         ends: False if the caller releases the scroll's lease itself after the last page.
+        candidates: finds rows for pages with a filter; None to compare all.
 
     Raises:
         InvalidArgumentError: BAD_TOKEN: the token is malformed or of another collection.
@@ -103,12 +116,12 @@ def read_page(
     """
     if token is not None:
         place = _checked_token(token, collection_id)
-        return _page(store, place, request, deadline, ends=ends)
+        return _page(store, place, request, deadline, candidates, ends=ends)
     deadline.check()
     lease = store.environment.transact(lambda transaction: leases.take_lease(store, transaction))
     try:
         place = ScrollToken(lease.id, lease.seq, 0, collection_id)
-        return _page(store, place, request, deadline, ends=ends)
+        return _page(store, place, request, deadline, candidates, ends=ends)
     except BaseException:
         with contextlib.suppress(VecdbError):
             _release(store, lease.id)
@@ -145,7 +158,13 @@ def _checked_token(token: object, collection_id: str) -> ScrollToken:
 
 
 def _page(
-    store: Store, place: ScrollToken, request: PageRequest, deadline: Deadline, *, ends: bool
+    store: Store,
+    place: ScrollToken,
+    request: PageRequest,
+    deadline: Deadline,
+    candidates: Candidates | None,
+    *,
+    ends: bool,
 ) -> ScrollPage:
     row_bytes = limits.ID_BYTES.maximum + _ROW_OVERHEAD
     if request.include_vectors:
@@ -154,11 +173,19 @@ def _page(
         row_bytes += store.metadata_bytes_max
     with store.call_memory.of_call() as memory:
         memory.answer(min(request.bytes_max, request.batch * row_bytes))
-        return _filled_page(store, place, request, deadline, ends)
+        some = None
+        if candidates is not None and request.filter is not None:
+            some = candidates(request.filter, place.seq, deadline)
+        return _filled_page(store, place, request, deadline, some, ends)
 
 
 def _filled_page(
-    store: Store, place: ScrollToken, request: PageRequest, deadline: Deadline, ends: bool
+    store: Store,
+    place: ScrollToken,
+    request: PageRequest,
+    deadline: Deadline,
+    some: Rows | None,
+    ends: bool,
 ) -> ScrollPage:
     got, row = _Rows(), place.row
     while True:
@@ -170,7 +197,10 @@ def _filled_page(
                 raise InvalidArgumentError(
                     "the token's seq or row does not match its scroll", Reason.BAD_TOKEN
                 )
-            row = _read_slice(store, transaction, lease, row, request, got)
+            if some is None:
+                row = _read_slice(store, transaction, lease, row, request, got)
+            else:
+                row = _read_some(store, transaction, lease, row, some, request, got)
         if got.full or len(got.ids) == request.batch or row >= lease.next_row:
             break
         if got.passed > _PASSED_ROWS_MAX:
@@ -232,6 +262,45 @@ def _read_slice(
     elif request.include_vectors:
         kept = np.array(rows, np.int64)
         got.vectors.append(_vectors(store, transaction, begin, end, kept, deleted))
+    return end
+
+
+def _read_some(
+    store: Store,
+    transaction: Transaction,
+    lease: Lease,
+    row: int,
+    some: Rows,
+    request: PageRequest,
+    got: _Rows,
+) -> int:
+    """Do ``_read_slice`` for the rows that match among some."""
+    assert request.filter is not None
+    vector_bytes = 4 * store.config.dim if request.include_vectors else 0
+    room, wanted = request.bytes_max - got.nbytes, request.batch - len(got.ids)
+    most = max(1, _SLICE_BYTES // (vector_bytes + store.metadata_bytes_max))
+    low, after = np.searchsorted(some, (row, lease.next_row)).tolist()
+    high = min(after, low + most, low + wanted + 1)
+    numbers = some[low:high].tolist()
+    end = lease.next_row if high == after else numbers[-1] + 1
+    matches, rows = request.filter.matches_json, list[int]()
+    records = store.rows.read_records(transaction, numbers, lease.seq)
+    for at, (name, metadata) in zip(numbers, records, strict=True):
+        if not matches(name, metadata):
+            continue
+        size = vector_bytes + len(name.encode()) + _ROW_OVERHEAD
+        if request.include_metadata:
+            size += len(metadata)
+        if (size > room and got.ids) or wanted == 0:
+            got.full, end = True, at
+            break
+        room, wanted = room - size, wanted - 1
+        rows.append(at)
+        got.ids.append(name)
+        got.metadata.append(metadata)
+    got.nbytes = request.bytes_max - room
+    if request.include_vectors:
+        got.vectors.append(store.rows.read_vectors(transaction, rows))
     return end
 
 

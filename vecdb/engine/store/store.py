@@ -283,8 +283,9 @@ class Store:
             self._check_condition(transaction, batch.ids, batch.order, batch.write_options, seq)
             return changes_of(self.rows, transaction, batch, seq)
         changes = changes_of(self.rows, transaction, batch, seq)
-        order = sorted(range(len(changes.ids)), key=changes.ids.__getitem__)
-        self._check_condition(transaction, changes.ids, order, batch.write_options, seq)
+        if batch.write_options is not None:
+            order = sorted(range(len(changes.ids)), key=changes.ids.__getitem__)
+            self._check_condition(transaction, changes.ids, order, batch.write_options, seq)
         return changes
 
     def _check_condition(
@@ -418,12 +419,8 @@ class Store:
     def _add_tombstones(
         self, transaction: Transaction, rows: npt.NDArray[np.uint64], seq: int
     ) -> None:
-        items = []
-        for row in rows.tolist():
-            key = layout.row_key(row)
-            items.append((key, layout.pack_u64(key, seq)))
         with transaction.cursor(self._handles.dead) as cursor:
-            cursor.putmulti(items)
+            cursor.putmulti(layout.pack_u64_table(rows, seq))
 
     def remove_tombstones(self, transaction: Transaction, rows: npt.NDArray[np.int64]) -> None:
         """Remove the tombstones of rows that no block, segment or reservation holds any more."""

@@ -5,8 +5,8 @@
     directory, in the manifest:
       seq          the state of the collection whose metadata these are
       ids          the section of all nodes, ascending by id
-      fields       for each: path, types, sets ("present", "lists", "odd": "all", "none", "nodes" or
-                   "bits"), sections
+      fields       for each: path, type_counts (may be missing), sets ("present", "lists", "odd":
+                   "all", "none", "nodes" or "bits"), sections
       left_out     for each field that is not indexed: path, reason
       unlisted     whether there may be further fields, not indexed either
 
@@ -82,7 +82,12 @@ class BlobWriter:
             else:
                 sets[name], arrays[name] = "bits", nodes.bits
         sections = {n: self.section(a) for n, a in arrays.items() if a is not None}
-        return {"path": list(path), "types": field.types, "sets": sets, "sections": sections}
+        return {
+            "path": list(path),
+            "type_counts": field.type_counts,
+            "sets": sets,
+            "sections": sections,
+        }
 
     def blob(self) -> Blob:
         """Return all sections as they are stored."""
@@ -120,7 +125,7 @@ def field_in(blob: Blob, entry: Entry, size: int) -> Field:
         starts=arrays["starts"],
         order=arrays["order"],
         holders=Holders(arrays["codes"], arrays.get("code_nodes"), arrays.get("code_offsets")),
-        types=entry["types"],
+        type_counts=entry.get("type_counts"),
     )
 
 

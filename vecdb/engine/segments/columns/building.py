@@ -74,7 +74,7 @@ def _made_field(values: FieldValues, size: int) -> Field:
         starts=starts,
         order=nodes.astype(np.int32),
         holders=_held(nodes, codes, code_count, size),
-        types=_types_of(values),
+        type_counts=_type_counts(values),
     )
 
 
@@ -154,8 +154,9 @@ def _code_dtype(code_count: int) -> npt.DTypeLike:
     return np.int32
 
 
-def _types_of(values: FieldValues) -> dict[str, int]:
-    """Return the number of values by type, without types that no value has."""
+def _type_counts(values: FieldValues) -> dict[str, int]:
+    """Return the number of values by type, without types that no value has; of a list it is one,
+    and its elements are others."""
 
     def total(parts: Sequence[Array]) -> int:
         return sum(map(len, parts))
@@ -163,11 +164,12 @@ def _types_of(values: FieldValues) -> dict[str, int]:
     counts = {
         "null": total(values.nulls),
         "boolean": total(values.falses) + total(values.trues),
-        "integer": total([each for _, each in values.integers]),
+        "integer": total([each for _, each in values.integers])
+        + total(values.odd)
+        - values.long_texts,
         "double": total([each for _, each in values.doubles]),
-        "string": total(values.text_nodes),
-        "other": total(values.odd),
-        "list": total(values.lists),
-        "object": total(values.objects),
+        "string": total(values.text_nodes) + values.long_texts,
+        "list": total(values.lists) + values.inner_lists,
+        "object": total(values.objects) + values.inner_objects,
     }
     return {name: count for name, count in counts.items() if count}

@@ -49,6 +49,8 @@ class FieldValues:
     Attributes:
         present, lists, objects, odd: nodes where the field is present, is a list, is an object, or
             has a value that is not indexed (a longer string, an integer beyond 64 bits).
+        long_texts: number of values that are longer strings.
+        inner_lists, inner_objects: number of elements of lists that are lists, and objects.
         nulls, falses, trues: nodes with such a value.
         integers, doubles: nodes and values.
         texts: distinct strings, in the order in which they were first seen, and their numbers.
@@ -59,9 +61,12 @@ class FieldValues:
     __slots__ = (
         "doubles",
         "falses",
+        "inner_lists",
+        "inner_objects",
         "integers",
         "left_out",
         "lists",
+        "long_texts",
         "nulls",
         "objects",
         "odd",
@@ -78,6 +83,7 @@ class FieldValues:
         self.lists: list[Numbers] = []
         self.objects: list[Numbers] = []
         self.odd: list[Numbers] = []
+        self.long_texts = self.inner_lists = self.inner_objects = 0
         self.nulls: list[Numbers] = []
         self.falses: list[Numbers] = []
         self.trues: list[Numbers] = []
@@ -143,6 +149,7 @@ class FieldValues:
             if not all(short):
                 fits = np.array(short, np.bool_)
                 self.odd.append(nodes[~fits])
+                self.long_texts += short.count(False)
                 nodes = nodes[fits]
                 values = [value for value, each in zip(values, short, strict=True) if each]
         texts = self.texts
@@ -236,6 +243,9 @@ class Collector:
         owners = np.repeat(nodes, counts)
         if types & {dict, list}:
             chosen = [at for at, each in enumerate(elements) if type(each) not in (dict, list)]
+            inner_lists = sum(type(each) is list for each in elements)
+            field.inner_lists += inner_lists
+            field.inner_objects += len(elements) - len(chosen) - inner_lists
             owners, elements = owners[chosen], [elements[at] for at in chosen]
             types -= {dict, list}
         if elements:

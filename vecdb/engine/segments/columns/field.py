@@ -16,7 +16,7 @@ one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Final, TypeAlias
@@ -142,7 +142,8 @@ class Field:
         texts: the distinct strings.
         starts: uint32 (codes + 1,). order: int32.
         holders: values by node.
-        types: number of values by type: null, boolean, integer, double, string, list, object.
+        type_counts: number of values by type: null, boolean, integer, double, string, list,
+            object; of a list it is one, and its elements are others. None if not known.
     """
 
     size: int
@@ -155,7 +156,7 @@ class Field:
     starts: npt.NDArray[np.uint32]
     order: Nodes
     holders: Holders
-    types: Mapping[str, int] = field(default_factory=dict)
+    type_counts: Mapping[str, int] | None = None
 
     @property
     def first_text(self) -> int:
