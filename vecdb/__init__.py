@@ -17,7 +17,8 @@ limits            each limit with minimum, default and maximum
 checks            validation of arguments; also scalar_checks, write_checks, vector_arrays,
                   metadata_checks, json_objects, index_fields
 metadata_patches  changes of metadata: checking and applying them
-filters           conditions on metadata; also filter_nodes, filter_predicates
+filters           conditions on metadata; also filter_nodes, filter_canonical,
+                  filter_limits, filter_predicates
 row_names         names of rows and short forms of values in messages; one_line: escaping
 os_errors         translation of OSError
 batching          splits an input into batches, for upsert_many

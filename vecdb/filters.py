@@ -1,7 +1,9 @@
 r"""Filters: conditions on the metadata and the id of rows. docs/filters.md has the semantics.
 
     filters.py            the form in Python and JSON, and ``Filter``
-    filter_nodes.py       the tree of a filter, its canonical form and its limits
+    filter_nodes.py       the tree of a filter
+    filter_canonical.py   its canonical form and key
+    filter_limits.py      what a filter from outside may hold
     filter_predicates.py  the function that decides for a row
 
 ``parse_filter({"year": {"$gte": 2020}, "lang": {"$in": ["en", "de"]}})`` returns a ``Filter``.
@@ -20,9 +22,10 @@ import numpy as np
 
 from vecdb import limits
 from vecdb.errors import InvalidArgumentError
+from vecdb.filter_canonical import canonical, distinct
+from vecdb.filter_limits import Budget, bad_filter, path_text, split_path
 from vecdb.filter_nodes import (
     And,
-    Budget,
     Compare,
     Contains,
     Exists,
@@ -36,13 +39,8 @@ from vecdb.filter_nodes import (
     Path,
     Prefix,
     Scalar,
-    bad_filter,
-    canonical,
     depth_of,
-    distinct,
     leaves_of,
-    path_text,
-    split_path,
 )
 from vecdb.filter_predicates import Predicate, RawPredicate, compiled, compiled_for_json
 from vecdb.filter_predicates import needs_metadata as _needs_metadata

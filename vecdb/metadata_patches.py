@@ -22,7 +22,8 @@ from typing import Any, Final, TypeAlias
 
 from vecdb import json_objects
 from vecdb.errors import InvalidArgumentError
-from vecdb.filter_nodes import Path, split_path
+from vecdb.filter_limits import split_path
+from vecdb.filter_nodes import Path
 from vecdb.json_objects import NotJsonError
 from vecdb.metadata_checks import (
     DEFAULT_BYTES,

@@ -17,7 +17,8 @@ calls         deadlines and retries of calls
 connection    a channel with its stub and streams; translates gRPC's errors
 streams       calls that stay open, for searches
 interrupts    recovering from KeyboardInterrupt inside gRPC
-translation   messages to types of the vocabulary, and gRPC's errors to vecdb's
+translation   messages to types of the vocabulary and back
+statuses      gRPC statuses to errors of vecdb
 filters       filters to messages
 testing       access for tests to internals
 """

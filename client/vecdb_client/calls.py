@@ -27,7 +27,7 @@ from vecdb.errors import (
     VecdbError,
 )
 from vecdb.reasons import Reason
-from vecdb_client import translation
+from vecdb_client import statuses
 from vecdb_client.connection import Begun, Connection
 from vecdb_client.interrupts import in_background
 from vecdb_proto import vecdb_pb2 as wire
@@ -94,7 +94,7 @@ class Calls:
             response: wire.SearchResponse = self._send("Search", request, left_s, is_write=False)
             return response
         if answer.HasField("failure"):
-            raise translation.error_of_failure(answer.failure)
+            raise statuses.error_of_failure(answer.failure)
         return answer
 
     def wait(self, method: str, request: Message, timeout_s: float | None) -> Message:

@@ -20,7 +20,7 @@ from vecdb import limits
 from vecdb._version import __version__
 from vecdb.errors import FailedPreconditionError
 from vecdb.reasons import Reason
-from vecdb_client import translation
+from vecdb_client import statuses
 from vecdb_client.interrupts import (
     in_background,
     interrupt_in,
@@ -71,7 +71,7 @@ class Connection:
         """Return a context manager for calls into gRPC. It translates gRPC's errors.
 
         Raises:
-            VecdbError: see ``translation.error_of``; CLOSED if another thread has closed the
+            VecdbError: see ``statuses.error_of``; CLOSED if another thread has closed the
                 connection.
         """
         return _Use(self, is_write)
@@ -197,9 +197,9 @@ class _Use:
             return
         address = self._connection.address
         if isinstance(error, grpc.RpcError):
-            raise translation.error_of(error, address, is_write=self._is_write) from None
+            raise statuses.error_of(error, address, is_write=self._is_write) from None
         if isinstance(error, grpc.FutureTimeoutError):
-            raise translation.no_answer_in_time(address, is_write=self._is_write) from None
+            raise statuses.no_answer_in_time(address, is_write=self._is_write) from None
         if isinstance(error, ValueError | grpc.FutureCancelledError):
             why = str(error) or "the call was cancelled"
             raise FailedPreconditionError(

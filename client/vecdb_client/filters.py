@@ -1,4 +1,4 @@
-"""Translation of filters to messages; ``vecdb_server.filters`` is the inverse."""
+"""Translation of filters to messages; ``vecdb_server.translation.filters`` is the inverse."""
 
 from __future__ import annotations
 

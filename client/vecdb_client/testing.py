@@ -15,7 +15,7 @@ PLACES: Final = {
     "client_ping_answer_s": "vecdb_client.connection:_PING_ANSWER_S",
     "import_chunk_bytes": "vecdb_client.imports:_CHUNK_BYTES",
     # Tables and functions.
-    "error_of_status": "vecdb_client.translation:_ERROR_OF_STATUS",
+    "error_of_status": "vecdb_client.statuses:_ERROR_OF_STATUS",
     "metric_of_wire": "vecdb_client.translation:_METRIC_OF_WIRE",
     "send_call": "vecdb_client.calls:Calls._send",
     "wire_of_metric": "vecdb_client.translation:_WIRE_OF_METRIC",

@@ -42,6 +42,7 @@ from vecdb_cli.commands.options import (
     Json,
     Name,
     NewData,
+    OrderedByHeading,
     Url,
 )
 
@@ -49,6 +50,7 @@ __all__ = ["app", "run"]
 
 app = typer.Typer(
     name="vecdb",
+    cls=OrderedByHeading,
     help="A vector database in one folder, embedded or served over gRPC.",
     no_args_is_help=True,
     add_completion=False,

@@ -2,9 +2,6 @@
 
 service        the rpcs, one method each: messages in, messages out, independent of gRPC
 translation    messages to types of the vocabulary and back, and the only table of errors
-config_translation  configurations of collections in messages, and back
-filters        filters in messages to filters of the vocabulary
-write_translation  options and receipts of writes
 transport      gRPC around the service: bytes, limits, errors to statuses
 process        the lifecycle of a server: bind, open, compile, ready, drain, stop
 admission      limits of open calls, slow messages, workers and slots

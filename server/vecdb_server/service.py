@@ -44,10 +44,10 @@ from vecdb.row_names import RowNames
 from vecdb.types import Receipt
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_matrix
-from vecdb_server import translation, write_translation
 from vecdb_server.backup_folder import BackupFolder, no_backup_folder
-from vecdb_server.config_translation import collection_config
-from vecdb_server.filters import filter_of, filters_of
+from vecdb_server.translation import descriptions, records, searches, transfers, writes
+from vecdb_server.translation.filters import filter_of, filters_of
+from vecdb_server.translation.requests import refuse_reserved
 
 if TYPE_CHECKING:
     from vecdb.engine.runtime.open_collection import OpenCollection
@@ -132,7 +132,7 @@ class Service:
         return wire.ServerInfoResponse(
             version=vecdb.__version__,
             data_format=FORMAT_NUMBER,
-            limits=translation.limits_message(self._message_bytes, metadata_bytes_max),
+            limits=descriptions.limits_message(self._message_bytes, metadata_bytes_max),
             features=_FEATURES,
         )
 
@@ -141,13 +141,13 @@ class Service:
     ) -> wire.CreateCollectionResponse:
         """Create a collection; it is on disk when this returns."""
         runtime = self.check_ready()
-        translation.refuse_reserved(request)
-        config = collection_config(request.config)
+        refuse_reserved(request)
+        config = descriptions.collection_config(request.config)
         raw, name = checks.check_raw_collection_metadata(request.metadata), request.collection
         created = runtime.create_collection(checks.check_name(name), config, raw)
         described = runtime.catalog.describe(created.id)
         return wire.CreateCollectionResponse(
-            collection=translation.description_message(described, created.id)
+            collection=descriptions.description_message(described, created.id)
         )
 
     def get_collection(
@@ -157,7 +157,7 @@ class Service:
         collection = self._collection(request)
         described = self.check_ready().catalog.describe(collection.id)
         return wire.GetCollectionResponse(
-            collection=translation.description_message(described, collection.id)
+            collection=descriptions.description_message(described, collection.id)
         )
 
     def set_collection_metadata(
@@ -174,16 +174,16 @@ class Service:
     ) -> wire.ListCollectionsResponse:
         """Return all collections, or a page of them."""
         runtime = self.check_ready()
-        translation.refuse_reserved(request)
+        refuse_reserved(request)
         found = runtime.list_collections()
-        return translation.descriptions_message(found, request.page_size, request.after)
+        return descriptions.descriptions_message(found, request.page_size, request.after)
 
     def rename_collection(
         self, request: wire.RenameCollectionRequest, call: Call
     ) -> wire.RenameCollectionResponse:
         """Rename a collection."""
         runtime = self.check_ready()
-        translation.refuse_reserved(request)
+        refuse_reserved(request)
         runtime.rename_collection(request.collection, request.new_name)
         return wire.RenameCollectionResponse()
 
@@ -192,7 +192,7 @@ class Service:
     ) -> wire.DropCollectionResponse:
         """Drop a collection with all rows."""
         runtime = self.check_ready()
-        translation.refuse_reserved(request)
+        refuse_reserved(request)
         runtime.drop_collection(request.collection)
         return wire.DropCollectionResponse()
 
@@ -201,7 +201,7 @@ class Service:
         collection = self._collection(request)
         _check_still_wanted(call)
         vectors = decode_matrix(request.vectors)
-        write_options = make_write_options(*write_translation.upsert_options(request))
+        write_options = make_write_options(*writes.upsert_options(request))
         rows = checks.check_raw_rows(
             request.ids,
             vectors,
@@ -210,17 +210,17 @@ class Service:
             collection.store.metadata_bytes_max,
         )
         receipt = self._write(collection, make_batch(*rows, write_options))
-        return write_translation.upsert_response(receipt, request.ids)
+        return writes.upsert_response(receipt, request.ids)
 
     def delete(self, request: wire.DeleteRequest, call: Call) -> wire.DeleteResponse:
         """Delete one batch of ids, or the rows of a filter; it is on disk when this returns."""
         collection, deadline = self._collection(request), _deadline(call)
-        write_options = make_write_options(*write_translation.change_options(request))
-        target = write_translation.target_of(request)
+        write_options = make_write_options(*writes.change_options(request))
+        target = writes.target_of(request)
         ids = checks.check_ids(request.ids, unique=False)
         batch = make_delete(ids, write_options, filter=target.filter, limit=target.limit)
         receipt = change_rows(self.check_ready(), collection, batch, target, deadline)
-        return write_translation.delete_response(receipt)
+        return writes.delete_response(receipt)
 
     def set_metadata(
         self, request: wire.SetMetadataRequest, call: Call
@@ -228,10 +228,10 @@ class Service:
         """Change the metadata of one batch of ids, or of the rows of a filter; it is on disk when
         this returns."""
         collection, deadline = self._collection(request), _deadline(call)
-        write_options = make_write_options(*write_translation.change_options(request))
+        write_options = make_write_options(*writes.change_options(request))
         target, mode = (
-            write_translation.target_of(request),
-            write_translation.metadata_mode(request),
+            writes.target_of(request),
+            writes.metadata_mode(request),
         )
         ids = checks.check_ids(request.ids, unique=True, limit=limits.CHANGED_ROWS)
         count = len(ids) if target.filter is None else None
@@ -247,13 +247,13 @@ class Service:
             limit=target.limit,
         )
         receipt = change_rows(self.check_ready(), collection, batch, target, deadline)
-        return write_translation.set_metadata_response(receipt, request.ids)
+        return writes.set_metadata_response(receipt, request.ids)
 
     def get(self, request: wire.GetRequest, call: Call) -> wire.GetResponse:
         """Return rows by id."""
         collection = self._collection(request)
         ids = checks.check_ids(request.ids, unique=False)
-        return translation.records_response(get_records(collection.store, ids))
+        return records.records_response(get_records(collection.store, ids))
 
     def scroll_page(self, request: wire.ScrollPageRequest, call: Call) -> wire.ScrollPageResponse:
         """Return a page: as many rows as requested, or fewer if more would not fit a message."""
@@ -268,7 +268,7 @@ class Service:
         token, deadline = request.token or None, _deadline(call)
         find = collection.matched.candidates
         page = read_page(collection.store, collection.id, token, asked, deadline, candidates=find)
-        return translation.page_response(page)
+        return records.page_response(page)
 
     def end_scroll(self, request: wire.EndScrollRequest, call: Call) -> wire.EndScrollResponse:
         """End a scroll, so that rows it kept can be purged."""
@@ -308,18 +308,18 @@ class Service:
             checks.check_limit(limits.BATCH_ROWS, request.limit, "limit"),
             _deadline(call),
         )
-        return translation.facet_response(found)
+        return records.facet_response(found)
 
     def fields(self, request: wire.FieldsRequest, call: Call) -> wire.FieldsResponse:
         """Return the fields of the metadata."""
         collection = self._collection(request)
         found = fields(collection.store, collection.matched, _deadline(call))
-        return translation.fields_response(found)
+        return records.fields_response(found)
 
     def search(self, request: wire.SearchRequest, call: Call) -> wire.SearchResponse:
         """Return the nearest rows of each query, within the caller's deadline."""
         collection = self._collection(request)
-        variant = translation.variant_of(request, collection.store.config.metric)
+        variant = searches.variant_of(request, collection.store.config.metric)
         asked = SearchRequest(
             None if variant.near else decode_matrix(request.queries),
             request.k or (0 if variant.max_distance is None else None),
@@ -332,7 +332,7 @@ class Service:
             filters_of(request),
             variant,
         )
-        return translation.search_response(collection.searcher.run(asked, _deadline(call)))
+        return searches.search_response(collection.searcher.run(asked, _deadline(call)))
 
     def search_in_stream(self, request: wire.SearchRequest, call: Call) -> wire.SearchResponse:
         """Run one search of a stream, within the deadline of that search."""
@@ -344,7 +344,7 @@ class Service:
         """Return the state of a collection."""
         collection = self._collection(request)
         stats = self.check_ready().stats(collection)
-        return wire.StatsResponse(stats=translation.stats_message(stats))
+        return wire.StatsResponse(stats=descriptions.stats_message(stats))
 
     def optimize(self, request: wire.OptimizeRequest, call: Call) -> wire.OptimizeResponse:
         """Wait until the collection is optimized. If the caller disconnects or the server drains,
@@ -354,7 +354,7 @@ class Service:
             runtime = self.check_ready()
             runtime.optimize(collection, gone)
             stats = runtime.stats(collection)
-        return wire.OptimizeResponse(stats=translation.stats_message(stats))
+        return wire.OptimizeResponse(stats=descriptions.stats_message(stats))
 
     def backup(self, request: wire.BackupRequest, call: Call) -> wire.BackupResponse:
         """Write a backup on the server's machine. If the caller disconnects or the server drains,
@@ -366,20 +366,20 @@ class Service:
         include_segments = request.include_segments or not request.HasField("include_segments")
         with self._drained(call) as gone:
             report = back_up(runtime, path, gone, include_segments=include_segments)
-        return wire.BackupResponse(report=translation.report_message(report))
+        return wire.BackupResponse(report=transfers.report_message(report))
 
     def export(self, request: wire.ExportRequest, call: Call) -> Iterator[wire.ExportResponse]:
         """Return a file in chunks. A disconnected caller or a drain ends the export."""
         collection = self._collection(request)
         runtime = self.check_ready()
         chunk_bytes = min(CHUNK_BYTES, self._message_bytes - _PAGE_MARGIN_BYTES)
-        asked = translation.export_request(request, chunk_bytes)
+        asked = transfers.export_request(request, chunk_bytes)
         with (
             self._drained(call) as gone,
             contextlib.closing(export(runtime, collection, asked, gone)) as pieces,
         ):
             for piece in pieces:
-                yield translation.export_response(piece)
+                yield transfers.export_response(piece)
 
     def import_index(
         self, requests: Iterator[wire.ImportRequest], call: Call
@@ -388,10 +388,10 @@ class Service:
         import ends between two batches. The received file is removed in any case."""
         runtime = self.check_ready()
         with self._drained(call) as gone:
-            asked, announced = translation.import_begin(requests)
-            parts = translation.import_parts(requests)
+            asked, announced = transfers.import_begin(requests)
+            parts = transfers.import_parts(requests)
             report = receive_import(runtime, asked, announced, parts, gone)
-        return wire.ImportResponse(report=translation.import_report_message(report))
+        return wire.ImportResponse(report=transfers.import_report_message(report))
 
     @contextlib.contextmanager
     def _drained(self, call: Call) -> Iterator[Deadline]:
@@ -407,7 +407,7 @@ class Service:
     def _collection(self, request: Message, *reserved: str) -> OpenCollection:
         """Return the collection of the request's id, or without an id that of its name."""
         runtime = self.check_ready()
-        translation.refuse_reserved(request, *reserved)
+        refuse_reserved(request, *reserved)
         collection_id = getattr(request, "collection_id", "")
         if collection_id:
             return runtime.collection_of_id(collection_id)

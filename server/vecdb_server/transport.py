@@ -42,7 +42,8 @@ from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server import log
 from vecdb_server.admission import OpenCalls, Slot, Slots, UnreadAnswers, Workers
 from vecdb_server.service import Call, Service
-from vecdb_server.translation import REASON_KEY, Status, failure_answer, status_of
+from vecdb_server.translation.searches import failure_answer
+from vecdb_server.translation.statuses import REASON_KEY, Status, status_of
 
 __all__ = ["SERVICE_NAME", "Activity", "service_handler"]
 

@@ -485,6 +485,8 @@ def test_package_exports_its_all_list() -> None:
         "errors",
         "export_files",
         "facet_types",
+        "filter_canonical",
+        "filter_limits",
         "filter_nodes",
         "filter_predicates",
         "filters",

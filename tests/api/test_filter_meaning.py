@@ -15,7 +15,7 @@ from tests.filter_model import IDS, holds, random_filter, random_metadata, rando
 from vecdb.filters import Filter, parse_filter
 from vecdb_client.filters import filter_to_wire
 from vecdb_proto import vecdb_pb2 as wire
-from vecdb_server.filters import filter_from_wire
+from vecdb_server.translation.filters import filter_from_wire
 
 SEED = random.SystemRandom().randrange(2**32)
 

@@ -62,7 +62,7 @@ def test_recall_counts_ties_once_and_nothing_else() -> None:
 def test_queries_are_held_out_and_the_same_name_gives_the_same_bytes(tmp_path: Path) -> None:
     file = tmp_path / "all.npy"
     matrix = vectors(500)
-    matrix[1] = matrix[0]  # A held-out query may have a twin.
+    matrix[1] = matrix[0]  # A held-out query may have a duplicate.
     np.save(file, matrix)
     made = [prepare(f"{file}:300@euclidean", tmp_path / name, queries=50) for name in "ab"]
     assert made[0].base.shape == (300, 12) and made[0].queries.shape == (50, 12)

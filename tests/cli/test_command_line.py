@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
 import re
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +17,9 @@ import pytest
 
 import vecdb
 from tests.serving import running_server
-from tests.waiting import HANG_S, eventually
+from tests.waiting import HANG_S
 from vecdb_cli import command_line
 from vecdb_cli.commands.child import ServerProcess
-from vecdb_cli.commands.loading import batch_rows_for
 
 
 @pytest.fixture(params=["--data", "--url"])
@@ -88,27 +84,6 @@ def test_load_search_stats(
     assert "2,498, dim 8, euclidean" in capsys.readouterr().out
 
 
-def test_load_an_npy_with_metadata_and_a_limit(
-    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.save(tmp_path / "X.npy", np.eye(6, dtype=np.float64))
-    (tmp_path / "X.ids.txt").write_text("".join(f"[b]id {i}[/b]\n" for i in range(6)))
-    (tmp_path / "X.metadata.jsonl").write_text("".join(f'{{"n": {i}}}\n' for i in range(6)))
-    load = ["load", str(tmp_path / "X.npy"), "X", "--limit", "5", "--batch-rows", "2", "--M", "8"]
-    assert command_line.run([*load, *where]) == 0
-    assert "5 rows in" in capsys.readouterr().out
-    np.save(tmp_path / "q.npy", np.eye(6)[4])
-    search = ["search", "X", "--vector", str(tmp_path / "q.npy"), "-k", "2"]
-    assert command_line.run([*search, *where]) == 0
-    first = capsys.readouterr().out.splitlines()[1]
-    assert first.split() == ["[b]id", "4[/b]", "0.000000", '{"n":', "4}"]
-    # Again: nothing is new, and what was chosen must fit.
-    assert command_line.run([*load, *where]) == 0
-    assert "5 of them replaced" in capsys.readouterr().out
-    assert command_line.run(["load", str(tmp_path / "X.npy"), "X", "--M", "9", *where]) == 1
-    assert "collection 'X' exists with M 8, got 9" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -148,137 +123,6 @@ def names_in(where: list[str]) -> list[str]:
         return [each.name for each in database.list_collections()]
 
 
-def count_in(where: list[str]) -> int:
-    with opened(where) as database:
-        return database.collection("words").count()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a 1 2 3\nb 1 2\nc 1 2 3\n", "line 2: expected a word and 3 numbers"),
-        ("3 3\na 1 2 3\nb 1 2 3\n", "the header says 3 rows, got 2"),
-        ("a 1 2 3\nb 0 0 0\n", "line 2, id 'b': has length 0"),
-        ("2 3\na 1 2 3\nb 1 nan 3\n", "line 3, id 'b': has nan at component 1"),
-        ("a 1 2 3\n" + 501 * "b" + " 1 2 3\n", "line 2, id 'bbb"),
-    ],
-)
-def test_load_of_a_bad_file_makes_no_collection(
-    where: list[str], text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "words.txt").write_text(text)
-    load = ["load", str(tmp_path / "words.txt"), "words"]
-    assert command_line.run([*load, "--batch-rows", "1", *where]) == 1
-    said = capsys.readouterr()
-    assert message in said.err and said.out == ""
-    assert names_in(where) == []
-    # Nor does it change one that is there.
-    (tmp_path / "good.txt").write_text("z 1 2 3\n")
-    assert command_line.run(["load", str(tmp_path / "good.txt"), "words", *where]) == 0
-    assert command_line.run([*load, "--batch-rows", "1", *where]) == 1
-    capsys.readouterr()
-    assert command_line.run(["stats", "words", "--json", *where]) == 0
-    assert json.loads(capsys.readouterr().out)["stats"]["seq"] == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("there", [False, True], ids=["made", "found"])
-def test_load_of_an_invalid_pipe_drops_the_collection_it_created(
-    where: list[str], there: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = "".join(f"w{i} {'1 ' * 5000}\n" for i in range(1200))  # Two blocks.
-    if there:
-        with opened(where) as database:
-            database.create_collection("words", dim=5000)
-    reading, writing = os.pipe()
-
-    def write() -> None:
-        with os.fdopen(writing, "w") as stream, contextlib.suppress(BrokenPipeError):
-            stream.write(f"1201 5000\n{text}")
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    with os.fdopen(reading):
-        load = ["load", f"/dev/fd/{reading}", "words", "--format", "vec", *where]
-        assert command_line.run(load) == 1
-    writer.join()
-    said = capsys.readouterr()
-    assert "the header says 1201 rows, got 1200" in said.err
-    assert ("is dropped again" in said.err) is not there
-    assert names_in(where) == (["words"] if there else [])
-
-
-def test_load_skips_bad_rows_where_that_is_asked_for(
-    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    matrix = np.eye(9)
-    matrix[1], matrix[4] = 0, np.inf
-    np.save(tmp_path / "X.npy", matrix)
-    (tmp_path / "X.ids.txt").write_text("a\nb\n\nd\ne\nf\ng\nh\ni\n")
-    lines = ["{}"] * 9
-    lines[5:8] = ["{", '{"n": 1e400}', '{"n": 7}']
-    (tmp_path / "X.metadata.jsonl").write_text("\n".join(lines))
-    load = ["load", str(tmp_path / "X.npy"), "X", "--on-bad-row"]
-    assert command_line.run([*load, "refuse", *where]) == 1
-    assert "--on-bad-row skip" in capsys.readouterr().err
-    assert command_line.run([*load, "skip", *where]) == 0
-    said = capsys.readouterr()
-    assert "4 rows in" in said.out and "5 bad rows skipped" in said.out
-    assert said.err.count("skipped ") == 5
-    assert "X.ids.txt: line 3: the id is empty" in said.err
-    assert "X.metadata.jsonl: line 6: not JSON" in said.err
-    assert "row 1, id 'b': has length 0" in said.err
-    assert command_line.run(["get", "X", "a", "d", "h", "i", "--vectors", "--json", *where]) == 0
-    found = json.loads(capsys.readouterr().out)["rows"]
-    assert [np.argmax(row["vector"]) for row in found] == [0, 3, 7, 8]
-    assert found[2]["metadata"] == {"n": 7}
-    # Where no row is good, nothing is made.
-    np.save(tmp_path / "X.npy", np.zeros((9, 9)))
-    load = ["load", str(tmp_path / "X.npy"), "Y", "--on-bad-row", "skip"]
-    assert command_line.run([*load, *where]) == 1
-    assert "none of 9 rows is good" in capsys.readouterr().err
-    assert names_in(where) == ["X"]
-
-
-def test_load_of_another_dim_reports_both_numbers(
-    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "words.txt").write_text("a 1 2 3\n")
-    assert command_line.run(["create", "X", "--dim", "8", *where]) == 0
-    assert "created collection X: dim 8, cosine" in capsys.readouterr().out
-    assert command_line.run(["load", str(tmp_path / "words.txt"), "X", *where]) == 1
-    said = capsys.readouterr().err
-    assert "exists with dim 8" in said and "has dim 3" in said
-    assert command_line.run(["create", "X", "--dim", "3", *where]) == 1
-    said = capsys.readouterr().err
-    assert "with dim 8, cosine" in said and "asked for dim 3" in said and said.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_load_stopped_by_ctrl_c_reports_its_progress(where: list[str], tmp_path: Path) -> None:
-    """The file is a pipe that stays open, so that the load is in its middle for certain."""
-    os.mkfifo(tmp_path / "words.vec")
-    command = [sys.executable, "-m", "vecdb_server", "load", str(tmp_path / "words.vec"), "words"]
-    rows = "".join(f"w{i} {'1 ' * 5000}\n" for i in range(900))
-    with (
-        subprocess.Popen(
-            [*command, *where], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process,
-        open(tmp_path / "words.vec", "w") as stream,
-    ):
-        stream.write(f"10000 5000\n{rows}")
-        stream.flush()
-        eventually(lambda: "words" in names_in(where) and count_in(where) >= 400)
-        process.send_signal(signal.SIGINT)
-        said, errors = process.communicate(timeout=HANG_S)
-    assert process.returncode == 130, errors
-    assert "created collection words" in said
-    found = re.search(r"interrupted: at least ([0-9,]+) of 10,000 rows are on disk", errors)
-    assert found is not None, errors
-    assert 400 <= int(found[1].replace(",", "")) <= 900
-    assert "Traceback" not in errors
-
-
 @pytest.mark.parametrize("module", ["vecdb_cli.command_line", "typer"])
 def test_ctrl_c_before_a_command_runs_is_no_traceback(module: str) -> None:
     code = (
@@ -293,78 +137,6 @@ def test_ctrl_c_before_a_command_runs_is_no_traceback(module: str) -> None:
         [sys.executable, "-c", code, "stats"], capture_output=True, text=True, timeout=HANG_S
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
-
-
-def test_search_by_id_asks_for_what_was_asked_for(
-    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with opened(where) as database:
-        vectors = np.random.default_rng(0).standard_normal((30, 4))
-        database.create_collection("X", dim=4).upsert([f"w{i}" for i in range(30)], vectors)
-    for k, found in ((1, 1), (7, 7), (29, 29), (30, 29), (16_384, 29)):
-        search = ["search", "X", "--id", "w3", "-k", str(k), "--json"]
-        assert command_line.run([*search, *where]) == 0
-        ids = [hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"]]
-        assert len(ids) == len(set(ids)) == found and "w3" not in ids
-        assert command_line.run([*search, "--ef", str(k), *where]) == 0
-        capsys.readouterr()
-    # What is refused is the number that was given.
-    for k in (0, 16_385):
-        assert command_line.run(["search", "X", "--id", "w3", "-k", str(k), *where]) == 1
-        assert f"k must be 1 to 16384, got {k}" in capsys.readouterr().err
-
-
-def test_search_by_id_keeps_candidates_for_one_row_more(
-    where: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with opened(where) as database:
-        collection = database.create_collection("X", dim=4)
-        collection.upsert(list(range(300)), np.random.default_rng(0).standard_normal((300, 4)))
-        collection.optimize()
-    for k, ef in ((10, 128), (63, 128), (100, 202)):
-        assert command_line.run(["search", "X", "--id", "3", "-k", str(k), "--json", *where]) == 0
-        assert json.loads(capsys.readouterr().out)["info"]["ef"] == ef
-
-
-def test_search_by_examples_and_within_a_distance(
-    where: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with opened(where) as database:
-        collection = database.create_collection("X", dim=1, metric="euclidean")
-        collection.upsert(list(range(20)), [[float(i)] for i in range(20)])
-
-    def ids(*options: str) -> list[str]:
-        assert command_line.run(["search", "X", "--json", *options, *where]) == 0
-        return [hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"]]
-
-    assert set(ids("--near", "4", "--near", "6", "-k", "3")) == {"5", "3", "7"}
-    assert ids("--near", "4", "--away", "3", "-k", "1") == ["5"]
-    assert set(ids("--vector", "7", "--max-distance", "2.5", "-k", "0")) == {*"56789"}
-    assert set(ids("--id", "7", "--max-distance", "2.5", "-k", "0")) == {*"5689"}
-    assert set(ids("--id", "7", "--max-distance", "1", "-k", "1")) <= {"6", "8"}
-    assert command_line.run(["search", "X", "--near", "4", "--id", "3", *where]) == 1
-    assert "give one of --id, --vector and --near" in capsys.readouterr().err
-    assert command_line.run(["search", "X", "--near", "no", *where]) == 1
-    assert "there is no 'no'" in capsys.readouterr().err
-
-
-def test_search_in_groups(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with opened(where) as database:
-        collection = database.create_collection("X", dim=1, metric="euclidean")
-        metadata = [{"of": f"doc {i // 5}"} for i in range(20)]
-        collection.upsert(list(range(20)), [[float(i)] for i in range(20)], metadata)
-    search = ["search", "X", "--group-by", "of", "--group-size", "2", "-k", "2"]
-    assert command_line.run([*search, "--vector", "7.4", "--json", *where]) == 0
-    found = json.loads(capsys.readouterr().out)["hits"]
-    assert [(hit["group"], hit["id"]) for hit in found] == [
-        *(("doc 1", "7"), ("doc 1", "8")),
-        *(("doc 2", "10"), ("doc 2", "11")),
-    ]
-    assert command_line.run([*search, "--id", "8", *where]) == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[0].split() == ["group", "id", "distance", "metadata"]
-    assert [line.split()[1].rstrip('"') for line in shown[1:5]] == ["1", "1", "2", "2"]
-    assert [line.split()[2] for line in shown[1:5]] == ["7", "9", "10", "11"]
 
 
 def test_create_rename_get_and_drop(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -491,6 +263,11 @@ def test_version_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> Non
     assert command_line.run(["--help"]) == 0
     said = capsys.readouterr().out
     named = {line.split()[1] for line in said.splitlines() if line.startswith("│ ")}
+    headings = re.findall(r"^╭─ ([A-Z][a-z ]+) ─", said, re.MULTILINE)
+    assert headings == [
+        *("Options", "Serving", "Collections", "Rows", "Import and export", "Maintenance"),
+        "Trying and measuring",
+    ]
     # The module's docstring names them all, too.
     assert (
         named - {"--version", "--help"}
@@ -521,12 +298,6 @@ def test_serve_refuses_addresses_of_other_machines(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "NOT_LOOPBACK" in done.stderr
-
-
-def test_batches_of_wide_vectors_are_small() -> None:
-    assert batch_rows_for(8) == 1000
-    assert batch_rows_for(1536) == 682
-    assert batch_rows_for(16_384) == 64
 
 
 def rows_of(where: list[str], name: str) -> tuple[int, int]:
@@ -573,14 +344,3 @@ def test_optimize_waits_until_all_is_in_graphs(
     assert "few: 3,999 of 3,999 rows in graphs" in said and "many: 4,100 of" in said
     assert rows_of(where, "few") == (3999, 0)
     assert command_line.run(["optimize", "none", *where]) == 1
-
-
-def test_load_optimize_waits_for_the_graph(
-    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.save(tmp_path / "X.npy", np.random.default_rng(0).standard_normal((5000, 4)))
-    assert command_line.run(["load", str(tmp_path / "X.npy"), "X", "--optimize", *where]) == 0
-    said = capsys.readouterr()
-    assert "X: 5,000 of 5,000 rows in graphs after" in said.out
-    assert "in no graph" not in said.out
-    assert rows_of(where, "X") == (5000, 0)

@@ -1,4 +1,4 @@
-"""The client against real servers: surface, answers, lost connections, upsert_many, forks."""
+"""The client against real servers: surface, answers, refusals, forks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ import ast
 import inspect
 import multiprocessing
 import os
-import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
 import typing
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,19 +21,10 @@ import vecdb
 import vecdb_client
 from tests.places import value_of
 from tests.serving import (
-    REQUEST_BYTES_MIN,
-    ServerProcess,
-    free_port,
-    held,
     running_server,
-    wait_until_ready,
 )
-from tests.waiting import HANG_S, NEVER_S, eventually
-from vecdb import limits
-from vecdb.engine.runtime.runtime import Runtime
-from vecdb.types import IngestProgress
+from tests.waiting import HANG_S
 from vecdb_client import Client
-from vecdb_client.testing import calls_of
 from vecdb_proto import vecdb_pb2 as wire
 
 DIM = 8
@@ -65,9 +52,6 @@ def client(address: str) -> Iterator[Client]:
 @pytest.fixture
 def docs(client: Client) -> Any:
     return client.create_collection("docs", DIM)
-
-
-# ----------------------------------------------------------------------------------------- surface
 
 
 def public(kind: type) -> dict[str, Any]:
@@ -123,9 +107,6 @@ def test_every_status_becomes_the_class_with_its_code() -> None:
 def test_metrics_are_all_on_the_wire() -> None:
     assert set(value_of("wire_of_metric")) == set(vecdb.Metric)
     assert set(value_of("metric_of_wire")) == set(wire.Metric.values()) - {0}
-
-
-# ----------------------------------------------------------------------------------------- answers
 
 
 def test_hits_are_what_was_written(docs: Any) -> None:
@@ -263,32 +244,6 @@ def test_calls_larger_than_a_message_are_cut(docs: Any) -> None:
     assert (len(found), found.metadata[299]) == (300, entry)
 
 
-# -------------------------------------------------------------------------------------- connections
-
-
-def test_missing_server_is_unavailable_with_its_address() -> None:
-    address = f"127.0.0.1:{free_port()}"
-    with Client(address, timeout_s=NEVER_S) as client:
-        with pytest.raises(vecdb.UnavailableError, match=address) as caught:
-            client.list_collections()
-        assert caught.value.reason == "CONNECTION"
-        # A write that was never sent is reported in the same way.
-        with pytest.raises(vecdb.UnavailableError, match=address):
-            client.create_collection("docs", 3)
-
-
-def test_other_service_at_the_address_is_reported() -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        address = f"127.0.0.1:{other.getsockname()[1]}"
-        with (
-            Client(address, timeout_s=0.3) as client,
-            pytest.raises(vecdb.VecdbError, match=address),
-        ):
-            client.list_collections()
-
-
 @pytest.mark.parametrize("address", ["", "localhost", ":7801", "localhost:http"])
 def test_an_address_is_checked(address: str) -> None:
     with pytest.raises(vecdb.InvalidArgumentError, match="host:port"):
@@ -303,293 +258,6 @@ def test_closed_client_refuses_calls(address: str) -> None:
     with pytest.raises(vecdb.FailedPreconditionError, match="closed") as caught:
         client.list_collections()
     assert caught.value.reason == "CLOSED"
-
-
-def _gate(address: str) -> Iterator[tuple[str, threading.Event]]:
-    """A relay before a server: an event cuts all its connections, and no answer comes then."""
-    host, port = address.split(":")
-    cut = threading.Event()
-    listener = socket.create_server(("127.0.0.1", 0))
-    pairs: list[socket.socket] = []
-
-    def pump(source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(65_536):
-                target.sendall(data)
-        except OSError:
-            pass
-
-    def accept() -> None:
-        while True:
-            try:
-                inner, _ = listener.accept()
-            except OSError:
-                return
-            outer = socket.create_connection((host, int(port)))
-            pairs.extend((inner, outer))
-            threading.Thread(target=pump, args=(inner, outer), daemon=True).start()
-            threading.Thread(target=pump, args=(outer, inner), daemon=True).start()
-
-    def watch() -> None:
-        cut.wait()
-        # A listening socket is woken from accept by shutdown, not by close.
-        for end in (listener, *pairs):
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            end.close()
-
-    threads = [threading.Thread(target=accept), threading.Thread(target=watch)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield f"127.0.0.1:{listener.getsockname()[1]}", cut
-    finally:
-        cut.set()
-        for thread in threads:
-            thread.join()
-
-
-@pytest.fixture
-def gate(address: str) -> Iterator[tuple[str, threading.Event]]:
-    yield from _gate(address)
-
-
-@pytest.mark.parametrize(
-    ("engine_method", "call", "expected"),
-    [
-        ("write", lambda c: c.upsert(["x"], rows(1)), vecdb.OutcomeUnknownError),
-        ("delete", lambda c: c.delete(["x"]), vecdb.OutcomeUnknownError),
-        ("write", lambda c: c.upsert_many(["x"], rows(1)), vecdb.OutcomeUnknownError),
-        ("count", lambda c: c.count(), vecdb.UnavailableError),
-        ("search", lambda c: c.search(rows(1)[0]), vecdb.UnavailableError),
-    ],
-)
-def test_a_connection_that_breaks_in_a_call(
-    docs: Any,
-    gate: tuple[str, threading.Event],
-    monkeypatch: pytest.MonkeyPatch,
-    engine_method: str,
-    call: Any,
-    expected: type[vecdb.VecdbError],
-) -> None:
-    address, cut = gate
-    with Client(address, timeout_s=HANG_S) as through:
-        handle = through.collection("docs")
-        entered, release = held(monkeypatch, engine_method)
-        with ThreadPoolExecutor(1) as pool:
-            outcome = pool.submit(call, handle)
-            assert entered.wait(HANG_S)
-            cut.set()
-            error = outcome.exception(HANG_S)
-        release.set()
-    assert type(error) is expected
-    assert isinstance(error, vecdb.VecdbError)
-    if expected is vecdb.OutcomeUnknownError:
-        assert error.reason == "OUTCOME_UNKNOWN"
-    # The server went on with it: that is what unknown means.
-    eventually(lambda: engine_method != "write" or docs.count() > 0)
-
-
-def test_deadline_during_a_write_is_an_unknown_outcome(
-    address: str, docs: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entered, release = held(monkeypatch, "write")
-    with Client(address, timeout_s=0.2) as hasty:
-        handle = hasty.collection("docs")
-        with pytest.raises(vecdb.DeadlineExceededError, match="may still have been applied"):
-            handle.upsert(["x"], rows(1))
-    assert entered.is_set()
-    release.set()
-
-
-def test_a_search_has_its_own_deadline(docs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    docs.upsert(["a"], rows(1))
-    entered, release = held(monkeypatch, "search")
-    with pytest.raises(vecdb.DeadlineExceededError) as caught:
-        docs.search(rows(1)[0], timeout_s=0.2)
-    assert isinstance(caught.value, TimeoutError)
-    release.set()
-    assert entered.is_set()
-
-
-def test_optimize_has_no_deadline_by_default(docs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    remaining: list[float | None] = []
-
-    def done(self: Any, opened: Any, deadline: Any) -> None:
-        remaining.append(deadline.remaining_s())
-
-    monkeypatch.setattr(Runtime, "optimize", done)
-    calls_of(docs).timeout_s = 25.0
-    docs.optimize()
-    docs.optimize(timeout_s=20.0)
-    assert remaining[0] is None or remaining[0] > 3600
-    assert remaining[1] is not None
-    assert remaining[1] < 21.0
-
-
-def test_a_client_finds_a_server_that_came_back(tmp_path: Path) -> None:
-    listen = f"127.0.0.1:{free_port()}"
-    with Client(listen, timeout_s=5) as client:
-        with running_server_at(tmp_path / "data", listen):
-            docs = client.create_collection("docs", DIM)
-            docs.upsert(["a"], rows(1))
-        with pytest.raises(vecdb.UnavailableError):
-            docs.count()
-        with running_server_at(tmp_path / "data", listen):
-            wait_until_ready(client)
-            assert docs.count() == 1
-
-
-class running_server_at:  # noqa: N801
-    """A server at a given address."""
-
-    def __init__(self, data: Path, listen: str) -> None:
-        from vecdb_server.process import Server
-
-        self._server = Server(data, listen, indexer=False)
-
-    def __enter__(self) -> None:
-        self._server.start()
-
-    def __exit__(self, *exception: object) -> None:
-        self._server.drain()
-
-
-def test_write_to_a_killed_server_is_an_unknown_outcome(tmp_path: Path) -> None:
-    with ServerProcess(tmp_path / "data") as server, Client(server.address) as client:
-        docs = client.create_collection("docs", DIM)
-        docs.upsert(["a"], rows(1))
-        # Stopped, it takes the request and can't answer; then it dies.
-        server.stop()
-        with ThreadPoolExecutor(1) as pool:
-            outcome = pool.submit(docs.upsert, ["b"], rows(1))
-            server.wait_for_unread(REQUEST_BYTES_MIN)
-            os.kill(server.pid, signal.SIGKILL)
-            error = outcome.exception(HANG_S)
-        assert type(error) is vecdb.OutcomeUnknownError
-
-
-# -------------------------------------------------------------------------------------- upsert_many
-
-
-def test_upsert_many_reports_each_batch(docs: Any) -> None:
-    told: list[IngestProgress] = []
-    done = docs.upsert_many(range(95), rows(95), batch_rows=10, progress=told.append)
-    assert [p.rows for p in told] == [*range(10, 100, 10), 95]
-    # Two under way may overtake each other, so that the greatest seq so far is reported.
-    seqs = [p.seq for p in told]
-    assert seqs == sorted(seqs)
-    assert all(seq >= number for number, seq in enumerate(seqs, 1))
-    assert seqs[-1] == 10
-    assert {p.total for p in told} == {95}
-    assert done == told[-1]
-    assert docs.count() == 95
-
-
-def test_upsert_many_takes_iterables(docs: Any) -> None:
-    done = docs.upsert_many(
-        (f"r{i}" for i in range(25)), iter(rows(25)), ({"n": i} for i in range(25)), batch_rows=10
-    )
-    assert (done.rows, done.total, done.seq) == (25, None, 3)
-    assert docs.get(["r24"]).metadata == [{"n": 24}]
-    assert docs.upsert_many([], rows(0)).rows == 0
-
-
-def test_the_later_of_two_rows_with_an_id_wins(docs: Any) -> None:
-    """Neighbouring batches share ids, and two are under way at a time."""
-    ids = [str(i % 7) for i in range(350)]
-    vectors = rows(350)
-    for _ in range(3):
-        docs.upsert_many(ids, vectors, batch_rows=7)
-        assert np.array_equal(docs.get([str(i) for i in range(7)]).vectors, vectors[-7:])
-
-
-def test_batches_are_cut_to_the_servers_limit(tmp_path: Path) -> None:
-    least = limits.MESSAGE_BYTES.minimum
-    with (
-        running_server(tmp_path / "data", indexer=False, message_bytes=least) as address,
-        Client(address) as client,
-    ):
-        docs = client.create_collection("wide", 1_000)
-        vectors = np.random.default_rng(1).normal(size=(100, 1_000)).astype(np.float32)
-        metadata = [{"text": "x" * (40_000 if i == 50 else 10)} for i in range(100)]
-        done = docs.upsert_many(range(100), vectors, metadata, batch_rows=100)
-        assert done.rows == 100
-        assert done.seq >= 100 * 4_000 / least
-        assert docs.count() == 100
-        assert np.array_equal(docs.get([50, 99]).vectors, vectors[[50, 99]])
-
-
-@pytest.mark.parametrize("bad_row", [0, 15, 34])
-def test_failure_reports_the_acknowledged_prefix(docs: Any, bad_row: int) -> None:
-    vectors = rows(50)
-    vectors[bad_row, 3] = np.nan
-    with pytest.raises(vecdb.InvalidArgumentError) as caught:
-        docs.upsert_many(range(50), vectors, batch_rows=10)
-    progress = caught.value.progress
-    # Those before it were under way, and are waited for.
-    assert progress.rows == docs.count() == bad_row // 10 * 10
-    assert progress.total == 50
-    assert progress.seq == docs.stats().seq
-
-
-def test_refused_batch_ends_upsert_many_with_the_prefix_before_it(
-    docs: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = Runtime.write
-
-    def third_fails(self: Any, opened: Any, batch: Any) -> Any:
-        if b"20" in batch.ids:
-            time.sleep(0.05)
-            raise vecdb.ResourceExhaustedError("the disk is full", "DISK_FULL")
-        return real(self, opened, batch)
-
-    monkeypatch.setattr(Runtime, "write", third_fails)
-    told: list[int] = []
-    with pytest.raises(vecdb.ResourceExhaustedError, match="disk is full") as caught:
-        docs.upsert_many(range(60), rows(60), batch_rows=10, progress=lambda p: told.append(p.rows))
-    assert caught.value.reason == "DISK_FULL"
-    assert caught.value.progress.rows == 20
-    assert told == [10, 20]
-    # The batch behind it was under way and may be there; nothing comes after that.
-    count = docs.count()
-    assert count in (20, 30)
-    time.sleep(0.1)
-    assert docs.count() == count
-
-
-def test_error_of_the_input_has_the_acknowledged_prefix(docs: Any) -> None:
-    def vectors() -> Iterator[np.ndarray]:
-        yield from rows(25)
-        raise OSError("the file ends here")
-
-    with pytest.raises(OSError, match="the file ends here") as caught:
-        docs.upsert_many(range(100), vectors(), batch_rows=10)
-    assert caught.value.progress.rows == 20  # type: ignore[attr-defined]
-    assert "20 of 100 rows were acknowledged" in caught.value.__notes__[0]
-    assert docs.count() == 20
-
-
-def test_rejected_writes_are_retried(tmp_path: Path) -> None:
-    """Sixteen writers and a server that lets one write at a time."""
-    with (
-        running_server(tmp_path / "data", indexer=False, threads=4) as address,
-        Client(address) as client,
-    ):
-        docs = client.create_collection("docs", DIM)
-
-        def write(number: int) -> None:
-            docs.upsert([f"one-{number}"], rows(1))
-            docs.upsert_many([f"many-{number}-{i}" for i in range(20)], rows(20), batch_rows=5)
-
-        with ThreadPoolExecutor(16) as pool:
-            list(pool.map(write, range(16)))
-        assert docs.count() == 16 * 21
-
-
-# ------------------------------------------------------------------------------ threads and forks
 
 
 def test_one_client_in_many_threads(docs: Any) -> None:

@@ -38,7 +38,7 @@ from tests.waiting import HANG_S
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.maintenance.backup.manifest import read_manifest
 from vecdb.engine.maintenance.backup.process import back_up
-from vecdb.engine.segments import lifecycle as publication
+from vecdb.engine.segments import lifecycle
 from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.system.deadline import Deadline
@@ -354,7 +354,7 @@ def test_backup_omits_reservations_leases_and_drafts(tmp_path: Path) -> None:
         docs = database.collection("docs")
         store = opened_of(docs).store
         counters = opened_of(docs).snapshots.snapshot().counters
-        taken = publication.reserve(store, publication.GRAPH_LOCK, 0, counters.sealed_to)
+        taken = lifecycle.reserve(store, lifecycle.GRAPH_LOCK, 0, counters.sealed_to)
         assert taken is not None
         key = b"k" * 16
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import re
 import shutil
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -38,18 +35,11 @@ from tests.model import flush_now, index_now
 from tests.places import override, value_of
 from tests.waiting import HANG_S
 from vecdb.checking import NOTE
-from vecdb.engine.hnsw.builder import Builder
-from vecdb.engine.hnsw.graph import Graph
-from vecdb.engine.hnsw.graph_checks import graph_faults
-from vecdb.engine.hnsw.reachability import connect, reachable_nodes
 from vecdb.engine.maintenance.checking.catalog import check_catalog
 from vecdb.engine.runtime.catalog_loss import stores_on_disk
 from vecdb.engine.segments.lifecycle import FLUSH_LOCK, reserve
 from vecdb.engine.testing import opened_of
 from vecdb_cli import command_line
-
-SEED = 20_261
-PAGE_BYTES = 4_096
 
 
 def empty(database: Any) -> None:
@@ -129,7 +119,7 @@ def unicode_and_long(database: Any) -> None:
     index_now(docs)
 
 
-def a_dead_process(database: Any) -> None:
+def a_killed_process(database: Any) -> None:
     """A reservation of a killed process is no problem: the next holder of the lock discards it."""
     fresh_rows(database)
     assert reserve(opened_of(database.collection("docs")).store, FLUSH_LOCK, 0, 300) is not None
@@ -147,7 +137,7 @@ HISTORIES: tuple[Callable[[Any], None], ...] = (
     identical_vectors,
     dropped,
     unicode_and_long,
-    a_dead_process,
+    a_killed_process,
 )
 
 
@@ -229,7 +219,6 @@ with vecdb.open(sys.argv[1], indexer=False) as database:
             print("going", flush=True)
     print(turn)
 """
-
 
 UNDER_WAY = {"COLLECTION_UNFINISHED", "TRASH"}
 """What a check in another process, whose time limit can't be raised here, may report of a
@@ -326,97 +315,6 @@ def two(tmp_path: Path) -> Path:
         other.upsert(ids_of(0, 100), vectors_of(0, 100))
         flush_now(other)
     return folder
-
-
-def test_truncated_store_is_reported_and_the_others_checked(two: Path) -> None:
-    store = collection_named(two, "docs") / "store" / "data.mdb"
-    os.truncate(store, 5 * PAGE_BYTES)
-    report = vecdb.check(two, repair=True)
-    (problem,) = report.problems
-    assert (problem.collection, problem.kind) == ("docs", "STORE_DAMAGED")
-    assert "truncated" in problem.detail and not problem.repaired
-    assert [each.name for each in report.collections] == ["other"]
-    assert not report.content and report.complete
-
-
-def test_truncated_catalog_is_reported_and_the_stores_checked(two: Path) -> None:
-    os.truncate(two / "catalog" / "data.mdb", 2 * PAGE_BYTES)
-    report = vecdb.check(two)
-    (problem,) = report.problems
-    assert (problem.collection, problem.kind) == ("", "CATALOG_LOST")
-    assert sorted(each.live_count for each in report.collections) == [100, 337]
-
-
-def pages_in_use(raw: bytes) -> list[int]:
-    """Return the pages of an LMDB file that its last commit refers to."""
-
-    def numbers(layout: str, at: int) -> tuple[int, ...]:
-        return struct.unpack_from(f"<{layout}", raw, at)
-
-    # A meta page ends with: root of the main database, last page, number of the transaction.
-    metas = [numbers("QQQ", each * PAGE_BYTES + 128) for each in (0, 1)]
-    pages, roots = set(), [max(metas, key=lambda meta: meta[2])[0]]
-    while roots:
-        page = roots.pop()
-        pages.add(page)
-        kind, lower = numbers("HH", page * PAGE_BYTES + 10)
-        for (offset,) in struct.iter_unpack("<H", raw[page * PAGE_BYTES :][16:lower]):
-            node = page * PAGE_BYTES + offset
-            low, high, flags, key_bytes = numbers("HHHH", node)
-            if kind & 1:  # A branch page, whose nodes refer to further pages.
-                roots.append(low | high << 16 | flags << 32)
-            elif flags & 1:  # A large value is on overflow pages.
-                pages.update(numbers("Q", node + 8 + key_bytes))
-            elif flags & 2:  # A named database; it has no root if it is empty.
-                (root,) = numbers("Q", node + 8 + key_bytes + 40)
-                roots += [root] if root != 2**64 - 1 else []
-    return sorted(pages)
-
-
-@pytest.mark.slow
-def test_flipped_bits_in_pages_of_a_store_never_end_the_check(two: Path) -> None:
-    """Whichever page is damaged, the damage is reported, unless the bits are unused; the other
-    collection is checked.
-    """
-    chance = random.Random(SEED)
-    file = collection_named(two, "docs") / "store" / "data.mdb"
-    good = file.read_bytes()
-    reported = 0
-    # The layout of pages differs from run to run, so no seed can guarantee that five are enough.
-    for flip in range(12):
-        if flip >= 5 and reported >= 2:
-            break
-        raw = bytearray(good)
-        # Headers and the pointers after them are where most damage matters.
-        page = chance.choice(pages_in_use(good))
-        for _ in range(3):
-            raw[page * PAGE_BYTES + chance.randrange(64)] ^= 1 << chance.randrange(8)
-        file.write_bytes(raw)
-        report = vecdb.check(two)
-        about_docs = all(problem.collection == "docs" for problem in report.problems)
-        assert about_docs, f"seed {SEED}, flip {flip}, page {page}: {report.problems}"
-        assert "other" in [each.name for each in report.collections]
-        reported += not report.content
-    assert reported >= 2, f"seed {SEED}"
-
-
-def test_hidden_entries_are_reported(two: Path) -> None:
-    """A database for which LMDB has a larger count than it has entries."""
-    file = collection_named(two, "docs") / "store" / "data.mdb"
-    raw = file.read_bytes()
-    # A named database is a record in the main one: 32 bytes, then the count of its entries.
-    said, wrong = ((337).to_bytes(8, "little"), (338).to_bytes(8, "little"))
-    changed, copies = re.subn(b"(ids.{32})" + re.escape(said), rb"\g<1>" + wrong, raw, flags=re.S)
-    assert copies > 0
-    file.write_bytes(changed)
-    problems, _ = checked_only(two, "docs")
-    assert kinds_of(problems) == {"STORE_DAMAGED"}
-    assert problems[0].detail == "entries of ids: expected 338 from LMDB's count, found 337"
-
-
-def checked_only(folder: Path, name: str) -> tuple[list[Any], list[Any]]:
-    problems, found = checked(folder)
-    return [p for p in problems if p.collection == name], found
 
 
 @pytest.mark.slow
@@ -535,57 +433,3 @@ def test_incomplete_check_has_exit_status_2(
     said = capsys.readouterr().out
     assert "CHECK_FAILED" in said and "status -9" in said
     assert "not everything could be checked" in said
-
-
-def small_graph() -> Graph:
-    """0 → 1 → 2 → 3, and node 4 on level 1, from which 5 is reached on level 0."""
-    links = np.full((6, 4), -1, np.int32)
-    for node, neighbour in ((0, 1), (1, 2), (2, 3), (4, 5)):
-        links[node, 0] = neighbour
-    offsets = np.array([0, 1, 1, 1, 1, 2, 2], np.int32)
-    upper = np.array([[4, -1], [0, -1]], np.int32)
-    return Graph(links, offsets, upper, 0, 1)
-
-
-def test_reachable_nodes_are_those_that_a_search_can_reach() -> None:
-    graph = small_graph()
-    assert graph_faults(graph, 2) == []
-    assert reachable_nodes(graph).all()
-    graph.upper_links[0, 0] = -1
-    assert reachable_nodes(graph).tolist() == [True] * 4 + [False] * 2
-    # Like a walk, it reads a list up to the first number that is not a node.
-    graph.links[1] = (-1, 2, -1, -1)
-    assert reachable_nodes(graph).tolist() == [True] * 2 + [False] * 4
-    (fault,) = graph_faults(graph, 2)
-    assert fault == "1 nodes have neighbours on level 0 outside of 0 to 5"
-    graph.upper_links[1, 0] = 3
-    assert graph_faults(graph, 2)[-1] == (
-        "1 neighbours do not reach the level of the list they are in"
-    )
-
-
-def test_unreachable_nodes_are_linked() -> None:
-    graph = small_graph()
-    graph.links[4, 0] = -1
-    graph.links[5, 0] = 2
-    assert np.flatnonzero(~reachable_nodes(graph)).tolist() == [5]
-    assert connect(graph) == 0
-    assert graph.links[2].tolist() == [3, 5, -1, -1] and reachable_nodes(graph).all()
-    # Its only neighbour has no free link, but the neighbour's neighbour has.
-    graph.links[2] = (3, 0, 1, 1)
-    assert connect(graph) == 0
-    assert 5 in graph.links[[0, 1, 3]] and reachable_nodes(graph).all()
-
-
-def test_sparse_graph_is_reachable_as_built(tmp_path: Path) -> None:
-    """hnswlib drops some nodes from all lists; the builder links them again."""
-    builder = Builder("l2", 16, 4, 4, 2_000, threads=1)
-    builder.add(vectors_of(0, 2_000, 16))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vecdb.engine.hnsw.finishing.connect", lambda *_, **__: 0)
-        bare = builder.graph(tmp_path)
-    lost = np.count_nonzero(~reachable_nodes(bare))
-    graph = builder.graph(tmp_path)
-    assert lost > 0 and reachable_nodes(graph).all()
-    assert graph_faults(graph, 4) == []
-    assert np.count_nonzero(bare.links != graph.links) <= lost, "a link each at most"

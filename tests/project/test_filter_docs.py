@@ -19,7 +19,7 @@ from vecdb.errors import InvalidArgumentError
 from vecdb.filters import parse_filter
 from vecdb_client.filters import filter_to_wire
 from vecdb_proto import vecdb_pb2 as wire
-from vecdb_server.filters import filter_from_wire
+from vecdb_server.translation.filters import filter_from_wire
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/filters.md").read_text(encoding="utf-8")
 

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 import vecdb_proto
 from tests.waiting import HANG_S
-from vecdb import checks, filter_nodes, index_fields, metadata_checks, types, vector_arrays
+from vecdb import checks, filter_limits, index_fields, metadata_checks, types, vector_arrays
 from vecdb.errors import InvalidArgumentError
 from vecdb_proto import codec
 from vecdb_proto import vecdb_pb2 as wire
@@ -225,7 +225,7 @@ def test_field_numbers_are_for_ever() -> None:
 
 def test_every_reason_of_a_refused_argument_is_in_the_contract() -> None:
     contract = (PACKAGE / "vecdb.proto").read_text()
-    modules = (checks, filter_nodes, index_fields, metadata_checks, vector_arrays, codec)
+    modules = (checks, filter_limits, index_fields, metadata_checks, vector_arrays, codec)
     sources = [Path(str(module.__file__)) for module in modules]
     raised = {
         reason

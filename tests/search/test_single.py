@@ -14,7 +14,7 @@ import vecdb
 from tests.model import flush_now, index_now
 from tests.second_process import SecondProcess
 from vecdb.engine.search.search import SearchRequest
-from vecdb.engine.segments.codecs.sketch import SKETCH
+from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.testing import opened_of
 from vecdb.types import Hits

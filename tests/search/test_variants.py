@@ -150,18 +150,18 @@ def test_a_bound_includes_the_row_that_is_exactly_there(
 ) -> None:
     stored = stored_in(metric)
     query = drawn(1, 8)[0]
-    stored.write(stored.docs, ["twin 1", "twin 2"], np.stack([stored.rows["row 5"]] * 2))
+    stored.write(stored.docs, ["copy 1", "copy 2"], np.stack([stored.rows["row 5"]] * 2))
     all_hits = stored.docs.search(query, k=2_000, exact=True)
     assert len(all_hits) == len(stored.rows)
     at = all_hits.ids.index("row 5")
     bound = float(all_hits.distances[at])
-    twins = {"row 5", "twin 1", "twin 2"}
+    copies = {"row 5", "copy 1", "copy 2"}
     for k in (None, 1_900):
         hits = stored.docs.search(query, k, max_distance=bound, exact=True)
-        assert twins < set(hits.ids)
+        assert copies < set(hits.ids)
         assert hits.ids == all_hits.ids[: len(hits)]
         less = float(np.nextafter(all_hits.distances[at], np.float32(-np.inf)))
-        assert not twins & set(stored.docs.search(query, k, max_distance=less, exact=True).ids)
+        assert not copies & set(stored.docs.search(query, k, max_distance=less, exact=True).ids)
     least = float(all_hits.distances[0]) - 1
     if metric == "dot":
         assert len(stored.docs.search(query, None, max_distance=least)) == 0

@@ -1,11 +1,7 @@
-"""Values of the store that change while the folder is closed.
-
-Each is reported as DATA_LOSS by name or is harmless, and everything else stays readable.
-"""
+"""Values of a store that change while the folder is closed are named, or harmless."""
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import time
@@ -19,14 +15,12 @@ import pytest
 import vecdb
 from tests.model import Model, flush_now, index_now
 from tests.places import override, value_of
-from tests.second_process import SecondProcess
 from tests.segments.damage import DIM, EVERYTHING, QUERIES, SEED, WRITES, batch, names, rows
 from tests.waiting import eventually
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.segments import flushing
 from vecdb.engine.store import layout
 from vecdb.engine.store.clock import CLOCK_KEY
-from vecdb.engine.store.store import Store
 from vecdb.engine.testing import opened_of, runtime_of
 
 Damage = Callable[[bytes], bytes]
@@ -237,109 +231,6 @@ def test_changed_catalogue_entry_hides_no_other_collection(
             change_value(folder / "catalog", databases, name, key, value)
 
 
-USES: list[tuple[str, tuple[Any, ...]]] = [
-    ("count", ()),
-    ("get", (["row-3"],)),
-    ("search", (QUERIES[0],)),
-    ("stats", ()),
-    ("scroll_page", ()),
-    ("upsert", (["more"], QUERIES[:1])),
-    ("delete", (["row-3"],)),
-]
-
-
-@pytest.mark.parametrize("key", ["format", "collection", "state", "counters"])
-def test_drop_of_a_store_with_a_changed_value_holds_for_all_processes(
-    tmp_path: Path, pristine: tuple[Path, str, Model], key: str
-) -> None:
-    source, collection_id, _ = pristine
-    folder = tmp_path / "data"
-    shutil.copytree(source, folder)
-    store = folder / "collections" / collection_id / "store"
-    with SecondProcess() as other:
-        other.open(folder)
-        other.take("docs")
-        other.call("search", QUERIES[0])
-        value = {k: v for _, k, v in values_of(store, (b"meta",))}[key.encode()]
-        change_value(
-            store, layout.DATABASES, b"meta", key.encode(), value[:-1] + bytes([value[-1] ^ 1])
-        )
-        with vecdb.open(folder, indexer=False) as database:
-            database.drop_collection("docs")
-            check_dropped(folder, database)
-        for method, arguments in USES:
-            with pytest.raises(vecdb.NotFoundError) as caught:
-                other.call(method, *arguments)
-            assert caught.value.reason == "DROPPED", method
-
-
-def check_dropped(folder: Path, database: Any) -> None:
-    """Of docs nothing is left, and all else is as it was."""
-    assert [d.name for d in database.list_collections()] == ["other"]
-    assert len(list((folder / "collections").iterdir())) == 1
-    assert not list((folder / "trash").iterdir())
-    assert database.collection("other").search(rows(1)[0], k=3).ids == ["own"]
-    database.create_collection("docs", DIM)
-
-
-def cut_to(pages: float) -> Callable[[Path], None]:
-    return lambda file: os.truncate(file, int(pages * 4096))
-
-
-def overwritten(file: Path) -> None:
-    raw = bytearray(file.read_bytes())
-    raw[2 * 4096 :] = random.Random(SEED).randbytes(len(raw) - 2 * 4096)
-    file.write_bytes(raw)
-
-
-STORE_DAMAGES: dict[str, Callable[[Path], None]] = {
-    **{f"cut to {pages} pages": cut_to(pages) for pages in (0, 0.5, 1, 2, 3.5, 6, 10)},
-    "other bytes": overwritten,
-    "gone": Path.unlink,
-}
-
-
-@pytest.mark.parametrize("half_done", [False, True], ids=["dropped", "half dropped"])
-@pytest.mark.parametrize("damage", STORE_DAMAGES)
-def test_store_that_can_not_be_opened_can_be_dropped(
-    tmp_path: Path, pristine: tuple[Path, str, Model], damage: str, half_done: bool
-) -> None:
-    """In a process of its own, which LMDB must not bring down; by a drop, and by opening the folder
-    after one that was begun."""
-    source, collection_id, _ = pristine
-    folder = tmp_path / "data"
-    shutil.copytree(source, folder)
-    if half_done:
-        with vecdb.open(folder, indexer=False) as database:
-            runtime_of(database).catalog.drop("docs")
-    STORE_DAMAGES[damage](folder / "collections" / collection_id / "store" / "data.mdb")
-    with SecondProcess() as process:
-        process.open(folder)
-        if not half_done:
-            process.drop("docs")
-        process.close()
-    with vecdb.open(folder, indexer=False) as database:
-        check_dropped(folder, database)
-
-
-def test_store_damaged_while_open_can_be_dropped(
-    database: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    docs = database.create_collection("docs", DIM)
-    docs.upsert(names(4), rows(4))
-    file = database.path / "collections" / opened_of(docs).id / "store" / "data.mdb"
-    raw = bytearray(file.read_bytes())
-    raw[2 * 4096 :] = bytes(len(raw) - 2 * 4096)
-    with open(file, "r+b") as opened:  # In place, as LMDB has mapped it.
-        opened.write(raw)
-    database.drop_collection("docs")
-    assert "without marking its store" in caplog.text
-    assert not list((database.path / "collections").iterdir())
-    with pytest.raises(vecdb.NotFoundError) as caught:
-        docs.count()
-    assert caught.value.reason == "DROPPED"
-
-
 def flipped_block(docs: Any, first_row: int) -> None:
     """Flip a bit of a block of an open collection."""
     environment = opened_of(docs).store.environment
@@ -460,84 +351,3 @@ def test_graphs_are_built_from_verified_rows_only(
         with pytest.raises(vecdb.DataLossError, match="rows from 0"):
             index_now(docs)
         assert docs.get(["row-45"]).ids == ["row-45"]
-
-
-def changed_counters(change: Callable[[layout.Counters], None]) -> Callable[[Store, Any], None]:
-    def write(store: Store, transaction: Any) -> None:
-        counters = store.read_counters(transaction)
-        change(counters)
-        store.write_counters(transaction, counters)
-
-    return write
-
-
-def without_last(name: bytes) -> Callable[[Store, Any], None]:
-    def write(store: Store, transaction: Any) -> None:
-        with transaction.cursor(store.environment.database(name)) as cursor:
-            assert cursor.last() and cursor.delete()
-
-    return write
-
-
-def added(name: str, number: int) -> Callable[[layout.Counters], None]:
-    return lambda counters: setattr(counters, name, getattr(counters, name) + number)
-
-
-@pytest.mark.parametrize(
-    ("change", "counter"),
-    [
-        (changed_counters(added("live_count", 1)), "live_count"),
-        (changed_counters(added("next_row", -1)), "next_row"),
-        (changed_counters(added("sealed_to", 1)), "sealed_to"),
-        (changed_counters(added("sealed_to", 99)), "sealed_to"),
-        (changed_counters(added("next_segment", -1)), "next_segment"),
-        (without_last(b"ids"), "live_count"),
-        (without_last(b"log"), "seq"),
-        (without_last(b"segments"), "sealed_to"),
-    ],
-)
-def test_wrong_counters_are_refused_at_open(
-    tmp_path: Path, pristine: tuple[Path, str, Model], change: Any, counter: str
-) -> None:
-    source, collection_id, _ = pristine
-    folder = tmp_path / "data"
-    shutil.copytree(source, folder)
-    environment = Environment(
-        folder / "collections" / collection_id / "store",
-        layout.DATABASES,
-        create=False,
-        map_bytes=1 << 28,
-    )
-    store = Store(environment, collection_id)
-    environment.transact(lambda transaction: change(store, transaction))
-    environment.close()
-    with vecdb.open(folder, indexer=False) as database:
-        with pytest.raises(vecdb.DataLossError, match=f"counter {counter} is") as caught:
-            database.collection("docs")
-        assert caught.value.reason == "COUNTERS"
-        assert database.collection("other").count() == 1
-
-
-def test_trimmed_log_is_accepted_at_open(tmp_path: Path, pristine: tuple[Path, str, Model]) -> None:
-    source, collection_id, model = pristine
-    for trimmed in (1, 4, 100):
-        folder = tmp_path / str(trimmed)
-        shutil.copytree(source, folder)
-        environment = Environment(
-            folder / "collections" / collection_id / "store",
-            layout.DATABASES,
-            create=False,
-            map_bytes=1 << 28,
-        )
-
-        def trim(transaction: Any, environment: Any = environment, count: int = trimmed) -> None:
-            with transaction.cursor(environment.database(b"log")) as cursor:
-                for _ in range(count):
-                    if not (cursor.first() and cursor.delete()):
-                        break
-
-        environment.transact(trim)
-        environment.close()
-        with vecdb.open(folder, indexer=False) as database:
-            docs = database.collection("docs")
-            model.check_hits(docs.search(QUERIES[0], k=9, exact=True), QUERIES[0], 9, exact=True)

@@ -22,7 +22,8 @@ from tests.serving import running_server
 from tests.waiting import HANG_S
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.segments import parts
-from vecdb.engine.segments.codecs.sketch import SKETCH, Sketch
+from vecdb.engine.segments.codecs.sketch import Sketch
+from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.segments.part_kind import PartSource
 from vecdb.engine.testing import opened_of
 

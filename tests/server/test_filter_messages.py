@@ -19,7 +19,7 @@ from vecdb.filters import parse_filter
 from vecdb_client.filters import filter_to_wire
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
-from vecdb_server.filters import filter_from_wire, filters_of
+from vecdb_server.translation.filters import filter_from_wire, filters_of
 
 Op = wire.Comparison
 

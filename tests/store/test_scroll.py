@@ -24,7 +24,7 @@ from vecdb.engine.api.collection import Collection
 from vecdb.engine.store import layout
 from vecdb.engine.store.scroll_token import pack_token, unpack_token
 from vecdb.engine.testing import opened_of
-from vecdb_client.translation import error_of
+from vecdb_client.statuses import error_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
 from vecdb_server.service import Service
@@ -255,32 +255,32 @@ def test_each_page_renews_the_lease(surface: Any, pass_time: Callable[[float], N
 def test_abandoned_iterator_releases_its_lease(surface: Any) -> None:
     docs, _ = filled(surface, 30)
 
-    def pinned() -> int | None:
+    def leased_seq() -> int | None:
         return docs.stats().oldest_pin_seq  # type: ignore[no-any-return]
 
     with docs.scroll(10) as scroll:
         next(scroll)
-        assert pinned() == 1
+        assert leased_seq() == 1
         assert 0 < docs.stats().oldest_pin_expires_s <= limits.LEASE_S
-    assert pinned() is None
+    assert leased_seq() is None
     assert list(scroll) == []
 
     scroll = docs.scroll(10)
     next(scroll)
     scroll.close()
     scroll.close()
-    assert pinned() is None
+    assert leased_seq() is None
 
     for page in docs.scroll(10):
         assert len(page) == 10
         break
-    eventually(lambda: pinned() is None)
+    eventually(lambda: leased_seq() is None)
 
     page = docs.scroll_page(batch=10)
-    assert pinned() == 1
+    assert leased_seq() == 1
     docs.end_scroll(page.next_token)
     docs.end_scroll(page.next_token)
-    assert pinned() is None
+    assert leased_seq() is None
     with pytest.raises(vecdb.FailedPreconditionError, match="60 s"):
         docs.scroll_page(page.next_token)
 

@@ -16,8 +16,7 @@ import numpy as np
 from tests.places import override_for_good
 from vecdb.engine.indexing import indexer as indexing
 from vecdb.engine.kv import environment
-from vecdb.engine.segments import flushing
-from vecdb.engine.segments import lifecycle as publication
+from vecdb.engine.segments import flushing, lifecycle
 from vecdb.engine.store.rows import RowReader
 from vecdb.engine.store.writer import Writer
 
@@ -53,7 +52,7 @@ def _forgotten_tombstone() -> None:
 
 def _publication_before_sync() -> None:
     """The files of a segment are synced after the commit that publishes it."""
-    real_sync, real_publish = os.fsync, publication.publish
+    real_sync, real_publish = os.fsync, lifecycle.publish
     skipped: list[str] = []
 
     def later(descriptor: int) -> None:

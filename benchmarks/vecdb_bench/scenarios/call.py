@@ -22,7 +22,7 @@ import numpy as np
 
 import vecdb
 from vecdb.engine.kernels import compiled as kernels
-from vecdb.engine.segments.codecs.sketch import SKETCH
+from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.testing import opened_of
 from vecdb_bench.figures import summary

@@ -2,7 +2,7 @@
 
 Three quarters of the rows are stored and indexed first, once per target. Each round writes the rest
 into a copy of that folder, with targets interleaved. Random ids of a B-tree that is full touch one
-leaf each. A target's own work in the background (flushes, graphs) goes on meanwhile.
+leaf each. A target's own work in the background (flushes, graphs) goes on at the same time.
 """
 
 from __future__ import annotations

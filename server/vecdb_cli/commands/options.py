@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from typer.core import TyperGroup
 
 __all__ = [
     "COLLECTIONS",
@@ -19,6 +20,7 @@ __all__ = [
     "Json",
     "Name",
     "NewData",
+    "OrderedByHeading",
     "Url",
 ]
 
@@ -28,6 +30,21 @@ ROWS: Final = "Rows"
 FILES: Final = "Import and export"
 MAINTENANCE: Final = "Maintenance"
 TRYING: Final = "Trying and measuring"
+
+_HEADINGS: Final = (SERVING, COLLECTIONS, ROWS, FILES, MAINTENANCE, TRYING)
+
+
+class OrderedByHeading(TyperGroup):
+    """Lists commands in --help in the order of the headings, whichever module adds them first."""
+
+    def list_commands(self, ctx: object) -> list[str]:
+        """Return the names of all commands."""
+        headings = {
+            name: _HEADINGS.index(getattr(command, "rich_help_panel", ""))
+            for name, command in self.commands.items()
+        }
+        return sorted(headings, key=headings.__getitem__)
+
 
 Name = Annotated[str, typer.Argument(help="Name of the collection.")]
 Url = Annotated[

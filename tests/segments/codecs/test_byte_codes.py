@@ -66,12 +66,12 @@ def test_codes_and_factors_are_what_they_stand_for(glove: np.ndarray, metric: st
 
 def test_small_segments_and_narrow_rows_are_not_coded(glove: np.ndarray) -> None:
     rows = prepared(glove[:ROWS], "dot")
-    assert codec.BYTE_CODES.made_for(source_of(rows, "dot"))
-    assert not codec.BYTE_CODES.made_for(source_of(rows[:1_500], "dot"))
+    assert codec.BYTE_CODES.applies_to(source_of(rows, "dot"))
+    assert not codec.BYTE_CODES.applies_to(source_of(rows[:1_500], "dot"))
     narrow = np.zeros((100_000, 16), np.float32)
-    assert not codec.BYTE_CODES.made_for(source_of(narrow, "dot"))
+    assert not codec.BYTE_CODES.applies_to(source_of(narrow, "dot"))
     wide = np.zeros((1_000, 4_096), np.float32)
-    assert not codec.BYTE_CODES.made_for(source_of(wide, "dot"))
+    assert not codec.BYTE_CODES.applies_to(source_of(wide, "dot"))
 
 
 def test_rows_that_bounds_can_not_tell_apart_go_without() -> None:

@@ -19,6 +19,7 @@ from tests.model import flush_now, index_now, recall
 from vecdb.engine.hnsw.builder import Builder
 from vecdb.engine.kernels import compiled as kernels
 from vecdb.engine.segments.codecs import sketch as codec
+from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_kind import LeftOut, Parts, PartSource
 from vecdb.engine.segments.row_arrays import VECTORS
@@ -46,8 +47,8 @@ def derived(raw: Any, metric: str, tmp_path: Path) -> tuple[Any, Any, Any]:
     parts.put(VECTORS, rows)
     parts.put(GRAPH, graph)
     source = PartSource(CollectionConfig(raw.shape[1], Metric(metric)), parts)
-    assert codec.SKETCH.made_for(source)
-    return rows, graph, codec.SKETCH.derive(source)
+    assert SKETCH.applies_to(source)
+    return rows, graph, SKETCH.derive(source)
 
 
 def estimates(sketch: Any, queries: Any) -> Any:
@@ -218,7 +219,7 @@ def words(tmp_path: Path, glove: np.ndarray) -> Any:
 def test_segments_with_a_graph_get_sketches(words: Any, glove: np.ndarray) -> None:
     segment = opened_of(words).snapshots.snapshot().segments[0].segment
     assert segment is not None
-    sketch = segment.parts[codec.SKETCH]
+    sketch = segment.parts[SKETCH]
     assert sketch.lines == 1 and len(codec.differing(segment.content.vectors, sketch)) == 0
     queries = glove[60_000:60_100]
     assert recall(words.search(queries, ef=100), words.search(queries, exact=True)) >= 0.97
@@ -227,7 +228,7 @@ def test_segments_with_a_graph_get_sketches(words: Any, glove: np.ndarray) -> No
 def test_planted_sketches_are_found_by_a_check(words: Any) -> None:
     segment = opened_of(words).snapshots.snapshot().segments[0].segment
     assert segment is not None
-    sketch = segment.parts[codec.SKETCH]
+    sketch = segment.parts[SKETCH]
     codes = sketch.codes.copy()
     codes[[17, 2_018]] = codes[[2_018, 17]]
     codes[400, 3] ^= 0x0F

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.filter_model import IDS, random_filter, random_metadata
-from vecdb.engine.segments.columns.columns import Columns, made_columns
+from vecdb.engine.segments.columns.columns import Columns, build_columns
 from vecdb.engine.segments.columns.evaluating import term_of
 from vecdb.engine.segments.row_arrays import RowIds
 from vecdb.filters import parse_filter
@@ -30,7 +30,7 @@ def columns_of(
 ) -> Columns:
     raw = [json.dumps(metadata).encode() if metadata else b"" for _, metadata in rows]
     slices = [raw[at : at + slice_rows] for at in range(0, len(raw), slice_rows)]
-    made = made_columns(ids_of(rows), slices, 1, named)
+    made = build_columns(ids_of(rows), slices, 1, named)
     directory = json.loads(json.dumps(made.directory))
     read = Columns(made.blob.copy(), directory, len(rows), None)
     assert read.fits()

@@ -28,7 +28,7 @@ from vecdb.engine.kernels.compiling import BYTES, FLOATS, INT, inlined, kernel, 
 from vecdb.engine.kernels.distance import pair_score
 from vecdb.engine.kernels.inputs import check_results, check_shapes, is_deleted
 from vecdb.engine.kernels.instructions import prefetch_row
-from vecdb.engine.kernels.scan import comes_after, sift_down, sift_up
+from vecdb.engine.kernels.scan import keep_nearest
 
 __all__ = ["scan_by_codes", "scan_codes"]
 
@@ -79,14 +79,10 @@ def score_block(
             continue
         count += 1
         score = pair_score(vectors, node, queries, query, metric)
-        if size < k:
-            # As in scan_rows, NaN is never added: it would not compare with others.
-            if not score <= np.float32(np.inf):
-                continue
-            sift_up(scores, nodes, query, size, score, node)
-            size += 1
-        elif comes_after(scores[query, 0], nodes[query, 0], score, node):
-            sift_down(scores, nodes, query, size, score, node)
+        # As in scan_rows, NaN is never added: it would not compare with others.
+        if not score <= np.float32(np.inf):
+            continue
+        size = keep_nearest(scores, nodes, query, size, k, score, node)
         if size >= k:
             limit = score_limit(scores[query, 0], metric, vectors.shape[1])
     return size, limit, count

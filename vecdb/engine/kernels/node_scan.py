@@ -18,17 +18,16 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from vecdb.engine.kernels.byte_instructions import LINE
 from vecdb.engine.kernels.candidates import NO_BOUND, insert, node_of, pack, score_of
 from vecdb.engine.kernels.compiling import BYTES, FLOAT, FLOATS, INT, kernel, read, written
 from vecdb.engine.kernels.distance import pair_score
 from vecdb.engine.kernels.inputs import check_results, check_shapes, is_deleted
 from vecdb.engine.kernels.instructions import prefetch_row
-from vecdb.engine.kernels.scan import comes_after, sift_down, sift_up
+from vecdb.engine.kernels.scan import keep_nearest
 from vecdb.engine.kernels.sketch_walk import score_again
 from vecdb.engine.kernels.sketches import (
-    FACTOR_BYTES,
     HEADS_OF_LINE,
+    check_sketches,
     estimate,
     prefetch_sketch,
     prepare_query,
@@ -86,11 +85,7 @@ def scan_nodes(
             score = pair_score(vectors, node, queries, query, metric)
             if not score <= worst:
                 continue
-            if size < k:
-                sift_up(heap_scores, heap_nodes, query, size, score, node)
-                size += 1
-            elif comes_after(heap_scores[query, 0], heap_nodes[query, 0], score, node):
-                sift_down(heap_scores, heap_nodes, query, size, score, node)
+            size = keep_nearest(heap_scores, heap_nodes, query, size, k, score, node)
             if size >= k:
                 worst = heap_scores[query, 0]
         heap_counts[query] = size
@@ -115,14 +110,10 @@ def scan_sketches(
     n, lines = vectors.shape[0], sketches.shape[1] >> 6
     check_shapes(vectors, 0, np.empty(0, np.uint8), queries)
     check_results(first, last, k, queries, out_scores, out_nodes, out_counts)
+    check_sketches(sketches, queries, mean, basis, basis_steps)
+    if sketches.shape[0] != n:
+        raise ValueError("scan_sketches: vectors and sketches that don't belong together")
     heads, width = basis.shape
-    if (
-        sketches.shape[0] != n or sketches.shape[1] != lines * LINE
-        or mean.shape[0] not in (0, vectors.shape[1]) or width < vectors.shape[1]
-        or width % LINE != 0
-        or heads > lines * HEADS_OF_LINE - 2 * FACTOR_BYTES or basis_steps.shape[0] != heads
-    ):  # fmt: skip
-        raise ValueError("scan_sketches: arrays that don't belong together")
     floats = np.zeros(max(width, heads), np.float32)
     query_bytes, head_bytes = np.zeros(width, np.int8), np.zeros(heads + 1, np.int8)
     query_heads = np.zeros(lines * HEADS_OF_LINE, np.int8)

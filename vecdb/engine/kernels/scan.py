@@ -20,7 +20,7 @@ from vecdb.engine.kernels.compiling import BYTES, FLOATS, INT, inlined, kernel, 
 from vecdb.engine.kernels.distance import pair_score
 from vecdb.engine.kernels.inputs import check_results, check_shapes, is_deleted
 
-__all__ = ["scan_rows", "sort_heaps"]
+__all__ = ["keep_nearest", "scan_rows", "sort_heaps"]
 
 _TILE_BYTES: Final = 16 * 1024  # Rows that scan_rows scores against all queries while in L1.
 
@@ -65,6 +65,18 @@ def sift_up(scores, nodes, query, size, score, node):
     scores[query, hole], nodes[query, hole] = score, node
 
 
+@inlined
+def keep_nearest(scores, nodes, query, size, k, score, node):
+    """Keep (score, node), which is not NaN, in a heap of that size if it is among the k best.
+    Return the new size."""
+    if size < k:
+        sift_up(scores, nodes, query, size, score, node)
+        return size + 1
+    if comes_after(scores[query, 0], nodes[query, 0], score, node):
+        sift_down(scores, nodes, query, size, score, node)
+    return size
+
+
 @kernel(types.void(
     FLOATS, BYTES, INT, INT, FLOATS, INT, INT, INT, INT,
     written(types.float32, 2), written(types.int64, 2), written(types.int64, 1),
@@ -91,11 +103,7 @@ def scan_rows(
                 score = pair_score(vectors, node, queries, query, metric)
                 if not score <= worst or (dead.shape[0] > 0 and is_deleted(dead, node)):
                     continue
-                if size < k:
-                    sift_up(heap_scores, heap_nodes, query, size, score, node)
-                    size += 1
-                elif comes_after(heap_scores[query, 0], heap_nodes[query, 0], score, node):
-                    sift_down(heap_scores, heap_nodes, query, size, score, node)
+                size = keep_nearest(heap_scores, heap_nodes, query, size, k, score, node)
                 if size >= k:
                     worst = heap_scores[query, 0]
             heap_counts[query] = size

@@ -18,7 +18,6 @@ from vecdb.engine.kernels.best_first import (
     make_best_first,
     walk_limits,
 )
-from vecdb.engine.kernels.byte_instructions import LINE
 from vecdb.engine.kernels.candidates import insert, node_of, pack, position_of, score_of
 from vecdb.engine.kernels.compiling import (
     BYTES,
@@ -35,8 +34,8 @@ from vecdb.engine.kernels.distance import pair_score
 from vecdb.engine.kernels.inputs import check_results, check_shapes
 from vecdb.engine.kernels.instructions import prefetch_row
 from vecdb.engine.kernels.sketches import (
-    FACTOR_BYTES,
     HEADS_OF_LINE,
+    check_sketches,
     estimate,
     estimate_all,
     prefetch_sketch,
@@ -128,13 +127,11 @@ def walk_sketches(
     scan_max = DELETED_MIN + min(n >> 2, 2 * n * vectors.shape[1] // (1800 + 144 * lines))
     deleted_max, probe, end_max = walk_limits(n, dead, scan_max, probe, end_max)
     check_shapes(vectors, n, dead, queries)
+    check_sketches(sketches, queries, mean, basis, basis_steps)
     heads, width = basis.shape
     if (
-        links.shape[0] != n or sketches.shape[0] != n or sketches.shape[1] != lines * LINE
-        or hub_sketches.shape[0] != hubs.shape[0] or hub_sketches.shape[1] != lines * LINE
-        or mean.shape[0] not in (0, vectors.shape[1]) or width < vectors.shape[1]
-        or width % LINE != 0
-        or heads > lines * HEADS_OF_LINE - 2 * FACTOR_BYTES or basis_steps.shape[0] != heads
+        links.shape[0] != n or sketches.shape[0] != n or hub_sketches.shape[0] != hubs.shape[0]
+        or hub_sketches.shape[1] != sketches.shape[1]
     ):  # fmt: skip
         raise ValueError("walk_sketches: arrays that don't belong together")
     pool_size = ef + 1 + deleted_max + LISTS * links.shape[1]
@@ -187,13 +184,11 @@ def rank_by_sketch(sketches, mean, basis, basis_steps, slope, queries, left_out,
         out_ranks: int64 (q, k), written, ascending: of the first, the second … of the nodes in
             that order; 0 is the nearest row.
     """
+    check_sketches(sketches, queries, mean, basis, basis_steps)
     n, lines, (heads, width) = sketches.shape[0], sketches.shape[1] >> 6, basis.shape
     if (
         nodes.shape[0] != queries.shape[0] or out_ranks.shape != nodes.shape
         or left_out.shape[0] != queries.shape[0]
-        or mean.shape[0] not in (0, queries.shape[1]) or width < queries.shape[1]
-        or width % LINE != 0 or sketches.shape[1] != lines * LINE
-        or heads > lines * HEADS_OF_LINE - 2 * FACTOR_BYTES or basis_steps.shape[0] != heads
     ):  # fmt: skip
         raise ValueError("rank_by_sketch: arrays that don't belong together")
     k = nodes.shape[1]

@@ -41,8 +41,8 @@ from vecdb.engine.kernels.candidates import pack
 from vecdb.engine.kernels.compiling import inlined
 
 __all__ = [
-    "FACTOR_BYTES",
     "HEADS_OF_LINE",
+    "check_sketches",
     "estimate",
     "estimate_all",
     "prefetch_sketch",
@@ -54,6 +54,21 @@ FACTOR_BYTES: Final = 8
 _BYTE_MAX: Final = 127  # Bytes of a query lie in -127 to 127.
 _MIDDLE: Final = 7.5  # Of the values of four bits.
 _LEAST, _MOST = 1e-30, 3e38
+
+
+@inlined
+def check_sketches(sketches, queries, mean, basis, basis_steps):
+    """Raise ValueError unless sketches, queries, mean and directions belong together."""
+    lines, (heads, width) = sketches.shape[1] >> 6, basis.shape
+    if (
+        sketches.shape[1] != lines * LINE
+        or mean.shape[0] not in (0, queries.shape[1])
+        or width < queries.shape[1]
+        or width % LINE != 0
+        or heads > lines * HEADS_OF_LINE - 2 * FACTOR_BYTES
+        or basis_steps.shape[0] != heads
+    ):
+        raise ValueError("kernels: sketches and directions that don't belong together")
 
 
 @inlined

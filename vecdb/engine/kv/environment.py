@@ -162,7 +162,7 @@ class Environment:
 
     def watched_file(self) -> OpenedFile | None:
         """Return the open file, to compare the number of its last commit without the handle lock;
-        None if it is not open. If ``descriptor`` is another afterwards, it was closed meanwhile."""
+        None if it is not open. If ``descriptor`` is another afterwards, it was closed since."""
         self.used = True
         return self._file if self.is_open and self._closed is None else None
 

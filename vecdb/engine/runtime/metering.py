@@ -26,11 +26,11 @@ from vecdb.errors import CancelledError, FailedPreconditionError, NotFoundError
 
 __all__ = ["Metering"]
 
-_RESTS: Final = 3.0
+_PAUSES: Final = 3.0
 """Seconds of sleep within a step for each second of CPU time."""
 
-_REST_MIN_S: Final = 0.005
-"""Shorter rests are saved up."""
+_PAUSE_MIN_S: Final = 0.005
+"""Shorter pauses are added up until they are as long."""
 
 _FAILED_PAUSE_S: Final = 60.0
 """Pause after a step that failed."""
@@ -133,7 +133,7 @@ class Metering:
                     if self.pause_s() == 0:
                         return self._waiting.popleft()
                     waits.append(min(self.pause_s(), self._tick_s))
-                wait_s = max(_REST_MIN_S, min(waits)) if waits else None
+                wait_s = max(_PAUSE_MIN_S, min(waits)) if waits else None
                 if not self._changed.wait(wait_s):
                     self._arm_again()
         return None
@@ -147,14 +147,14 @@ class Metering:
             meter.arm()
 
     def _deadline(self) -> Deadline:
-        """Return a deadline whose checks, made before each slice, also rest."""
-        rested = self._cpu_clock()
+        """Return a deadline whose checks, made before each slice, also pause."""
+        paused_at = self._cpu_clock()
 
-        def rest() -> None:
-            nonlocal rested
-            rest_s = (self._cpu_clock() - rested) * _RESTS
-            if rest_s >= _REST_MIN_S:
-                self._closing.wait(rest_s)
-                rested = self._cpu_clock()
+        def pause() -> None:
+            nonlocal paused_at
+            pause_s = (self._cpu_clock() - paused_at) * _PAUSES
+            if pause_s >= _PAUSE_MIN_S:
+                self._closing.wait(pause_s)
+                paused_at = self._cpu_clock()
 
-        return Deadline(is_cancelled=self._closing.is_set).also(rest)
+        return Deadline(is_cancelled=self._closing.is_set).also(pause)

@@ -129,8 +129,8 @@ class Upkeep:
             if opened.flush():
                 self._flush_failures.succeeded(opened.id)
             else:
-                # The lock was held, be it for a moment by the indexer. No commit may come to
-                # request the flush again.
+                # The lock was held, perhaps by the indexer for a moment. Retry, since there may be
+                # no further commit that requests the flush.
                 self._flush_failures.postpone(opened.id, _BUSY_PAUSE_S)
             self._on_flushed(opened.id)
         else:

@@ -1,7 +1,7 @@
 """What the columns of a segment say about a filter, as of a snapshot.
 
-Columns are of one seq. Rows whose metadata changed since are never decided by them: which these are
-is found out for each search, in every process, from the log or the records (``ChangedRows``).
+Columns are of one seq. Rows whose metadata changed since are never decided by them; each search
+finds these rows in the log or in the records (``ChangedRows``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Counted", "Decided", "counted", "decided", "usable_columns"]
 
 
 class Decided(NamedTuple):
-    """Nodes of a unit that match, and those whose records have to be asked. Deleted nodes may be
+    """Nodes of a unit that match, and those whose records decide. Deleted nodes may be
     among the former."""
 
     certain: NodeSet
@@ -32,7 +32,7 @@ class Decided(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """The number of live nodes that match, and further ones whose records have to be asked."""
+    """The number of live nodes that match, and further nodes whose records decide."""
 
     certain_count: int
     undecided: NodeSet

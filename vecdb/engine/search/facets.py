@@ -1,6 +1,6 @@
-"""What the metadata of rows say: the values of a field with their numbers of rows, and the fields.
+"""Facets: the values of a field with their numbers of rows; and the fields of the metadata.
 
-Columns tell it of most rows (``column_values``). The records of the others are read once, at one
+Columns answer it for most rows (``column_values``). The records of the others are read once, at one
 seq, in short transactions. A value counts as filters see it: 1 and 1.0 are one value, true and 1
 are two.
 """
@@ -37,7 +37,7 @@ _SLICE_ROWS: Final = 2_000
 """Records that one transaction reads: about 10 ms."""
 
 _DISTINCT_MAX: Final = 10_000
-"""Values of a field that ``fields`` tells apart."""
+"""Distinct values of a field that ``fields`` counts."""
 
 _TYPES: Final[dict[type, str]] = {
     type(None): "null",
@@ -58,7 +58,7 @@ _TAKEN_BYTES: Final = 1024**2
 """Memory of values that is taken in one piece."""
 
 _TEXT_MAX: Final = 100
-"""Characters up to which ``fields`` keeps a text to tell it apart; of longer ones a hash."""
+"""Characters up to which ``fields`` compares texts; of longer ones it compares hashes."""
 
 
 def facet(
@@ -200,7 +200,7 @@ class _Field:
     def add_distinct(self, values: Iterable[tuple[int, Scalar]]) -> None:
         if len(self.distinct) <= _DISTINCT_MAX:
             for kind, scalar in values:
-                self.distinct.add((kind, _told_apart_by(scalar)))
+                self.distinct.add((kind, _compared(scalar)))
 
     def add_all(self, summary: FieldSummary) -> None:
         self.rows += summary.rows
@@ -217,7 +217,7 @@ def _bytes_of(value: Scalar) -> int:
     return _VALUE_BYTES + (4 * len(value) if type(value) is str else 0)
 
 
-def _told_apart_by(value: Scalar) -> Scalar | bytes:
+def _compared(value: Scalar) -> Scalar | bytes:
     if type(value) is not str or len(value) <= _TEXT_MAX:
         return value
     return hashlib.blake2b(value.encode(), digest_size=16).digest()

@@ -1,6 +1,6 @@
-"""Which way a search with a filter takes through one unit: from numbers alone, so tested alone.
+"""The cheapest way to search one unit with a filter, from numbers of rows alone.
 
-How many rows match is known before. There are four ways:
+How many rows match is known before the search. There are four ways:
 
     walk      the graph is walked through nodes that do not match (``best_first``)
     sketches  the matching rows are ordered by their sketches, the best scored again in float32

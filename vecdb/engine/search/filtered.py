@@ -1,8 +1,7 @@
-"""Searches with filters: the units as they see them, and answers to queries of several filters.
+"""Searches with filters: their units, and answers to queries of several filters.
 
-A unit is searched with the nodes that do not match marked as deleted. So whatever a search does
-beside deleted rows, it does beside those as well: walks lead through them, and k hits are returned
-if there are k.
+Nodes that do not match are marked as deleted in the unit that is searched. So they are treated as
+deleted ones are: walks pass through them, and k hits are returned if there are k.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ __all__ = ["Group", "Selected", "by_filter", "groups_of", "in_order", "select", 
 
 
 class Selected(NamedTuple):
-    """A unit as a search with a filter sees it.
+    """A unit of which only the rows that match are live.
 
     Attributes:
         unit: its delete bitmap also marks the nodes that do not match; its live ones all match.
@@ -47,7 +46,7 @@ def select(
 def select_unit(
     matcher: Matcher, snapshot: Snapshot, unit: SearchUnit, filter: Filter, deadline: Deadline
 ) -> Selected:
-    """Return a unit as a search with a filter sees it."""
+    """Return a unit of which only the rows that match are live. Raises as ``matches_of``."""
     selection = matcher.selection_of(snapshot, unit, filter, deadline)
     return Selected(
         replace(unit, delete_bitmap=selection.mask, live_count=selection.count), selection

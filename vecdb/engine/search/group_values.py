@@ -163,7 +163,7 @@ class GroupValues:
             self._known[row] = _keys(record.metadata, self.path)
 
     def _column_of(self, unit: SearchUnit) -> _Column | None:
-        """Return the column of a segment; None if it does not tell the values."""
+        """Return the column of a segment; None if its columns do not hold the values."""
         key = id(unit.content)
         if key not in self._columns:
             self._columns[key] = self._new_column(unit)

@@ -83,7 +83,7 @@ class Selection:
 
     @cached_property
     def ways(self) -> dict[Hashable, Any]:
-        """What ``plan`` keeps with a selection."""
+        """A cache of ``plan``: the way for each request that was planned with this selection."""
         return {}
 
     @cached_property
@@ -281,7 +281,8 @@ class Matcher:
         return selection
 
     def _changed(self, unit: SearchUnit, one: int, other: int) -> npt.NDArray[np.int64] | None:
-        """Return the nodes whose records changed between two seqs; None if that is not known."""
+        """Return the nodes whose records changed between two seqs; None if the log is purged or
+        damaged, or too long to read."""
         first, last = min(one, other), max(one, other)
         if first == last:
             return np.zeros(0, np.int64)
@@ -303,7 +304,7 @@ class Matcher:
         self, known: _Entry, seq: int, unit: SearchUnit, filter: Filter, deadline: Deadline
     ) -> Matches | None:
         """Return what is known, with the changed nodes and those after the known ones read; None if
-        it is of no use."""
+        too much changed."""
         changed = self._changed(unit, known.seq, seq)
         if changed is None or (len(changed) and seq < known.seq):
             return None

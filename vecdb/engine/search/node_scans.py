@@ -11,7 +11,7 @@ from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.filtered import Selected
 from vecdb.engine.search.hits import Found
-from vecdb.engine.segments.codecs.sketch import SKETCH
+from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.system.deadline import Deadline
 
 __all__ = ["NodeScans"]

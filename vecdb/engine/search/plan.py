@@ -23,7 +23,7 @@ from vecdb.engine.search.filtered import Selected
 from vecdb.engine.search.real_curves import RealCurves
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
-from vecdb.engine.segments.codecs.sketch import SKETCH
+from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.recall_part import EF_CAP, RECALL, RecallCurve
 from vecdb.engine.system.mapped_pages import read_at_random

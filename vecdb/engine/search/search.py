@@ -38,7 +38,7 @@ from vecdb.engine.search.streaming import SnapshotTooOldError, read_slices
 from vecdb.engine.search.variants import VariantSearch
 from vecdb.engine.search.walk_shapes import WalkShapes
 from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
-from vecdb.engine.segments.codecs.sketch import SKETCH
+from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.segment import padded_width
 from vecdb.engine.store.leases import leased
@@ -219,7 +219,7 @@ class Searcher:
         deadline: Deadline,
         memory: CallMemory,
     ) -> HitColumns:
-        """Call ``answer`` with the newest snapshot; once more if rows were purged meanwhile."""
+        """Call ``answer`` with the newest snapshot; once more if rows were purged in between."""
         snapshot = self._snapshots.snapshot()
         try:
             return answer(snapshot, deadline)

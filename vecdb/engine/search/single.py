@@ -24,7 +24,8 @@ from vecdb.engine.search.real_curves import RealCurves
 from vecdb.engine.search.samples import SampleTap
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
-from vecdb.engine.segments.codecs.sketch import SKETCH, Sketch
+from vecdb.engine.segments.codecs.sketch import Sketch
+from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline

@@ -51,8 +51,8 @@ _TOO_OLD_MAX = 2
 _BATCHES_AT_ONCE = 1_000
 _ANY_NUMBER = 2**62
 _CHANGED_MIN, _CHANGED_FRACTION = 1_000, 0.05
-"""Rows whose metadata changed, also as a fraction of the live ones, from which the indexer is told,
-so that it makes their columns again."""
+"""Rows whose metadata changed, also as a fraction of the live ones, from which the indexer is
+notified, so that it writes their columns again."""
 _SLICE_ROWS, _SLICE_BYTES = 100_000, 32 * 1024**2
 """One transaction reads at most this many batches of the log, and rows (or bytes) of vectors."""
 
@@ -97,7 +97,7 @@ class SnapshotManager:
         self._on_work = on_work
         self._notified_generation = -1
         self._changed_rows = 0
-        """Changes of metadata since the indexer was last told."""
+        """Changes of metadata since the indexer was last notified."""
         self._unreadable: set[int] = set()
         """Segments that are damaged but could not be marked so in the store."""
         self._verified = VerifiedSegments(

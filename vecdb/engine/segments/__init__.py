@@ -6,7 +6,7 @@ part_kind        what a kind of part defines: writer, reader, checksum, deep che
 part_check       the deep check of a part: its content compared with the store's records
 row_arrays       the parts of every segment: vectors; row numbers and ids
 graph_part       the part of graph segments: the HNSW graph
-recall_part      the part that tells which effort reaches which recall in a graph
+recall_part      the part with the recall curve: which effort reaches which recall in a graph
 calibration      measures that on some rows of the graph
 matches          which nodes of a segment match a filter
 codecs           parts of coded rows, which a search reads in place of vectors

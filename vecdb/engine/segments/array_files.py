@@ -42,8 +42,8 @@ def map_array(
     """Map the file of an array.
 
     Returns:
-        The array, read-only, and the inode and times of its file, which change when somebody
-        writes to it or replaces it.
+        The array, read-only, and the inode and times of its file, which change when it
+        is written to or replaced.
 
     Raises:
         FileNotFoundError: the file is gone.

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.segments.codecs.sketch import Sketch
 from vecdb.engine.segments.codecs.trial import scanned
 from vecdb.types import Metric
-
-if TYPE_CHECKING:
-    from vecdb.engine.segments.codecs.sketch import Sketch
 
 __all__ = ["BANDS", "VISITED_MAX", "efforts_of", "measured_curve"]
 

@@ -10,7 +10,7 @@ until they are rebuilt) always own intervals of rows that partition [0, sealed_t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -208,18 +208,7 @@ def quarantine(store: Store, number: int, generation: int | None = None) -> bool
         NotFoundError: the collection was dropped, and its files with it.
     """
 
-    def write(transaction: Transaction) -> bool:
-        store.check_not_dropped(transaction)
-        if generation not in (None, store.read_state(transaction).generation):
-            return False
-        entry = store.read_segments(transaction).get(number)
-        if entry is None or not entry.is_published:
-            return False
-        store.write_segment(transaction, number, entry.quarantined())
-        raise_generation(store, transaction)
-        return True
-
-    return store.environment.transact(write)
+    return _change_published(store, number, generation, SegmentEntry.quarantined)
 
 
 def quarantine_parts(
@@ -238,14 +227,37 @@ def quarantine_parts(
         NotFoundError: the collection was dropped, and its files with it.
     """
 
+    def without_parts(entry: SegmentEntry) -> SegmentEntry | None:
+        return None if set(names) <= set(entry.lost_parts) else entry.without_parts(names)
+
+    return _change_published(store, number, generation, without_parts)
+
+
+def _change_published(
+    store: Store,
+    number: int,
+    generation: int | None,
+    change: Callable[[SegmentEntry], SegmentEntry | None],
+) -> bool:
+    """Write the changed entry of a published segment and raise the generation.
+
+    Args:
+        generation: do nothing if the table of segments has changed since this one.
+        change: returns None if there is nothing to change.
+
+    Returns:
+        Whether the entry was changed.
+    """
+
     def write(transaction: Transaction) -> bool:
         store.check_not_dropped(transaction)
         if generation not in (None, store.read_state(transaction).generation):
             return False
         entry = store.read_segments(transaction).get(number)
-        if entry is None or not entry.is_published or set(names) <= set(entry.lost_parts):
+        changed = change(entry) if entry is not None and entry.is_published else None
+        if changed is None:
             return False
-        store.write_segment(transaction, number, entry.without_parts(names))
+        store.write_segment(transaction, number, changed)
         raise_generation(store, transaction)
         return True
 

@@ -5,7 +5,7 @@ file, and perhaps a few values in the manifest. A kind knows how to turn a value
 arrays and back; the table of all kinds is in ``parts.py``, and everything else (flushing, building
 graphs, verifying, backup, checking, rebuilding) goes by that table and by the manifest.
 
-Some parts are given by whoever writes a segment: its rows, its graph. Others are derived from parts
+Some parts are given to the writer of a segment: its rows, its graph. Others are derived from parts
 that come earlier in the table, whenever a segment is written that has those.
 
 To add a kind: subclass ``PartKind`` in a file of its own, and add an instance to the table.
@@ -187,8 +187,8 @@ class PartKind(ABC, Generic[T]):
             damaged, the whole segment is quarantined and rebuilt from the store. False: the segment
             goes on serving without the part, more slowly, and the indexer derives it again.
         derived_from: the kinds that ``derive`` needs; the part is made for every segment that has
-            all of them. They come earlier in the table. Empty: whoever writes the segment gives the
-            part; then it must be needed, as nothing could derive it again.
+            all of them. They come earlier in the table. Empty: the caller of ``write_segment``
+            gives the part; then it must be needed, as nothing could derive it again.
         from_metadata: whether it is derived from the store's metadata too; without a store the
             segment is written without the part.
         codes: whether the part only codes rows, for faster searches. With the option
@@ -238,7 +238,7 @@ class PartKind(ABC, Generic[T]):
         """Return what ``stats`` says about codes."""
         return self.name
 
-    def made_for(self, source: PartSource) -> bool:
+    def applies_to(self, source: PartSource) -> bool:
         """Return whether a segment about to be written gets this part, derived from ``source``.
 
         By default, if it has all parts that this one is derived from. A kind may ask for more, a
@@ -247,8 +247,8 @@ class PartKind(ABC, Generic[T]):
         return bool(self.derived_from) and all(map(source.parts.has, self.derived_from))
 
     def derive(self, source: PartSource) -> T | LeftOut:
-        """Return the part for a segment that it is ``made_for``, or why it does not pay for these
-        rows. The same source must give the same part."""
+        """Return the part for a segment that it applies to, or why it does not pay for these rows.
+        The same source must give the same part."""
         raise NotImplementedError(f"parts {self.name} are not derived")
 
     def check(self, value: T, segment: CheckedSegment) -> PartCheck:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from vecdb.engine.segments.array_files import ArrayRecord
 from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
-from vecdb.engine.segments.codecs.sketch import SKETCH
+from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.segments.columns.column_part import COLUMNS
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_check import PartCheck
@@ -124,7 +124,7 @@ def with_derived(
             whole.put(kind, given[kind])
             continue
         source = PartSource(config, whole, metadata)
-        if not kind.made_for(source) or (kind.from_metadata and metadata is None):
+        if not kind.applies_to(source) or (kind.from_metadata and metadata is None):
             continue
         value = kind.derive(source) if codes or not kind.codes else LeftOut(NO_CODES)
         if isinstance(value, LeftOut):
@@ -163,7 +163,7 @@ def why_without_codes(
             reasons[kind.name] = left_out[kind.name]
         elif kind.name in gone:
             reasons[kind.name] = "damaged; the indexer makes them again"
-        elif kind.made_for(source):
+        elif kind.applies_to(source):
             reasons[kind.name] = "written by an earlier version; optimize makes them"
     if any(parts.has(kind) for kind in kinds):
         return "; ".join(f"no {name}: {reason}" for name, reason in reasons.items())
@@ -187,7 +187,7 @@ def missing_parts(
         for kind in _derived_kinds(codes)
         if not parts.has(kind)
         and left_out.get(kind.name, NO_CODES) == NO_CODES
-        and kind.made_for(source)
+        and kind.applies_to(source)
     ]
 
 

@@ -1,4 +1,4 @@
-"""The part of a segment that tells which effort reaches which recall in its graph.
+"""The part with the recall curve of a segment's graph: which effort reaches which recall.
 
 recall_curve.npy   float32 (bands, efforts, 3): effort, mean recall, standard error of the mean; in
                    each band efforts ascend. Unused places at the end repeat the last effort.
@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from vecdb import checks
 from vecdb.engine.segments.calibration import BANDS, measured_curve
-from vecdb.engine.segments.codecs.sketch import SKETCH
+from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_kind import LeftOut, PartData, PartFiles, PartKind, PartSource
 from vecdb.engine.segments.row_arrays import VECTORS
@@ -92,7 +92,7 @@ class RecallCurve:
             far = self.far[low] + share * (self.far[high] - self.far[low])
             return Effort(max(EF_CAP, 4 * k), effort, far, expected, lower)
         # A walk for more rows than the last band has keeps as many more candidates. Inner products
-        # don't tell which queries are unlike those measured, so all keep the default at least.
+        # don't show which queries are unlike those measured, so all keep the default at least.
         ef = max(math.ceil(effort * max(1.0, k / BANDS[-1])), checks.check_ef(None, k))
         return Effort(ef, None, math.inf, expected, lower)
 
@@ -167,8 +167,8 @@ class _RecallPart(PartKind[RecallCurve]):
             float(fields["measured_at"]),
         )
 
-    def made_for(self, source: PartSource) -> bool:
-        return super().made_for(source) and len(source.parts[VECTORS]) >= ROWS_MIN
+    def applies_to(self, source: PartSource) -> bool:
+        return super().applies_to(source) and len(source.parts[VECTORS]) >= ROWS_MIN
 
     def derive(self, source: PartSource) -> RecallCurve | LeftOut:
         metric = source.config.metric

@@ -84,7 +84,7 @@ class ChangedRows:
         return rows
 
     def _by_log(self, after: int, to: int, first_row: int, end_row: int) -> Rows | None:
-        """Return the changed rows of an interval; None if the log does not tell them."""
+        """Return the changed rows of an interval; None if the log does not go back as far."""
         if not self._log_from <= after <= self._log_to:
             self._log_from = self._log_to = after
             self._log = []

@@ -2,11 +2,11 @@
 another.
 
 They are found before the write, in short read transactions, and so is what they change to. The
-transaction of the write then brings them up to its own seq (``advance``): by the log it
-takes away what was deleted since, and evaluates anew what was added or changed. So the write
-changes exactly the rows that match when it is applied, as if it had found them itself. If too much
-was written since for a short transaction, or the log is purged, the write is refused with OVERTAKEN
-before it has changed anything, and its caller brings them up to date and tries again.
+transaction of the write then brings them up to its own seq (``advance``): by the log it removes
+what was deleted since, and evaluates again what was added or changed. So the write changes exactly
+the rows that match when it is applied, as if it had found them itself. If too much was written
+since for a short transaction, or the log is purged, the write is refused with OVERTAKEN before it
+has changed anything, and its caller brings them up to date and tries again.
 """
 
 from __future__ import annotations

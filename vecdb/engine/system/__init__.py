@@ -37,6 +37,7 @@ releases the lock when the process ends. The other locks are between threads.
     VerifiedSegments            one comparison with checksums at a time in a collection
     SnapshotManager             the creation or the update of a collection's snapshot
     Purger, renewing a lease    one purge step, one renewal at a time
+    ChangedRows                 one reading of the log for changed metadata at a time in a store
     Environment._confirming     the first commit after an I/O error
     Environment._handle_lock    LMDB's handle: shared during a transaction, exclusive to close,
                                 reopen or resize it (kv/reader_writer_lock)
@@ -48,9 +49,9 @@ no other one is acquired while they are held: ``partial.lock`` in a folder that 
 (atomic_folder), and while kernels are loaded or compiled, a lock in kernels/loading and then
 ``kernels.lock`` in the user's cache folder (kernels/cache).
 
-The threads with a queue (``Writer``, ``Upkeep``, ``Supervisor``, ``Verifier``) wait on a condition,
-which they release before they work. All other locks protect a counter or a table for a few
-instructions, and come last.
+The threads with a queue (``Writer``, ``Upkeep``, ``Metering``, ``Supervisor``, ``Verifier``) wait
+on a condition, which they release before they work. ``Columns`` computes a checksum under a lock,
+once. All other locks protect a counter or a table for a few instructions, and come last.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import resource
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -177,8 +177,13 @@ def write_array(path: Path, array: npt.NDArray[np.generic]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def patient_lock(path: Path, patience_s: float) -> Iterator[None]:
+def patient_lock(
+    path: Path, patience_s: float, check: Callable[[], object] = lambda: None
+) -> Iterator[None]:
     """Hold a ``file_lock``; wait for it at most ``patience_s`` seconds.
+
+    Args:
+        check: called before each further attempt; what it raises ends the wait.
 
     Raises:
         UnavailableError: LOCKED: another process held the lock all that time.
@@ -195,6 +200,7 @@ def patient_lock(path: Path, patience_s: float) -> Iterator[None]:
                 "that process if it was stopped, and retry",
                 Reason.LOCKED,
             )
+        check()
         time.sleep(_LOCK_POLL_S)
 
 

@@ -28,7 +28,8 @@ LOW_NICENESS: Final = 10
 
 LOOK_S: Final = 10.0
 STARVED_CORES: Final = 0.5
-"""Work that waits for a disk uses less of a core, too; a higher priority then costs nobody much."""
+"""Work that waits for a disk uses less of a core, too; at a higher priority it then delays others
+little."""
 
 _STEPS: Final = (LOW_NICENESS, LOW_NICENESS // 2, 0)
 

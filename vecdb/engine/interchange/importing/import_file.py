@@ -15,7 +15,6 @@ interrupted.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -32,9 +31,10 @@ from vecdb.engine.runtime.open_collection import OpenCollection, gone_is_dropped
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb.engine.store.batch import make_batch
 from vecdb.engine.system.deadline import Deadline
-from vecdb.engine.system.files import file_lock, os_errors_translated
-from vecdb.errors import NotFoundError
+from vecdb.engine.system.files import file_lock, os_errors_translated, patient_lock
+from vecdb.errors import NotFoundError, UnavailableError
 from vecdb.import_files import Sidecar, sidecar_lines
+from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, ImportReport, Metric
 
 __all__ = ["ImportRequest", "import_file", "run_import"]
@@ -42,8 +42,6 @@ __all__ = ["ImportRequest", "import_file", "run_import"]
 _BATCH_BYTES: Final = 8 * 1024**2
 _LOCK_WAIT_S: Final = 30.0
 """Time that an import waits for graph.lock after all rows are written."""
-
-_LOCK_POLL_S: Final = 0.05
 
 
 class ImportRequest(NamedTuple):
@@ -225,15 +223,19 @@ class _Import:
             seq = max(seq, receipt.seq)
         return seq
 
-    def _wait_for(self, lock: os.PathLike[str], stack: contextlib.ExitStack) -> bool:
-        ends = time.monotonic() + _LOCK_WAIT_S
-        while time.monotonic() < ends:
-            if stack.enter_context(file_lock(Path(lock), wait=False)):
-                return True
-            self._runtime.check_usable()
-            self._deadline.check()
-            time.sleep(_LOCK_POLL_S)
-        return False
+    def _wait_for(self, lock: Path, stack: contextlib.ExitStack) -> bool:
+        """Return whether the lock is held; if so, until the stack is closed."""
+        try:
+            stack.enter_context(patient_lock(lock, _LOCK_WAIT_S, self._check))
+        except UnavailableError as error:
+            if error.reason != Reason.LOCKED:
+                raise
+            return False
+        return True
+
+    def _check(self) -> None:
+        self._runtime.check_usable()
+        self._deadline.check()
 
     def _notify_indexer(self, opened: OpenCollection) -> None:
         opened.note_backlog()

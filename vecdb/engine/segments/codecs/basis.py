@@ -38,7 +38,7 @@ _PASSES: Final = 3
 _SPARE_DIRECTIONS: Final = 32
 
 EXPLAINED_MIN: Final = 0.94
-"""Share of the variance from which sketches are sharp; fewer lines are not tried."""
+"""Share of the variance from which sketches are precise; fewer lines are not tried."""
 
 _SAMPLE_ROWS: Final = 20_000
 _CUT_QUANTILE: Final = 0.99
@@ -75,7 +75,7 @@ def heads_in(lines: int) -> int:
 
 
 def train(vectors: Floats, lines_max: int = LINES_MAX) -> list[Basis] | LeftOut:
-    """Return bases for rows, those of fewer lines first, from the fewest that are sharp.
+    """Return bases for rows, those of fewer lines first, from the fewest that are precise.
 
     Args:
         vectors: float32 (n, width), rows as a segment has them.

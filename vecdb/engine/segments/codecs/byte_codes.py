@@ -161,8 +161,8 @@ class _ByteCodesPart(PartKind[ByteCodes]):
     def described(self, value: ByteCodes) -> str:
         return "8-bit codes"
 
-    def made_for(self, source: PartSource) -> bool:
-        return super().made_for(source) and not _too_small(source.parts[VECTORS])
+    def applies_to(self, source: PartSource) -> bool:
+        return super().applies_to(source) and not _too_small(source.parts[VECTORS])
 
     def derive(self, source: PartSource) -> ByteCodes | LeftOut:
         vectors, metric = source.parts[VECTORS], source.config.metric

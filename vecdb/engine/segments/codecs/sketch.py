@@ -1,4 +1,4 @@
-"""Sketches: each row in one or a few cache lines, sharp enough to order a graph walk.
+"""Sketches: each row in one or a few cache lines, precise enough to order a graph walk.
 
 A row x is centred, and its products with some directions, its **heads**, are kept in 4 bits each.
 The directions are those in which the rows vary most (principal components), turned at random among
@@ -18,19 +18,7 @@ For inner products the query is not centred and the length is 0, which leaves -x
 An estimate only orders candidates: those that a search returns are scored again in float32. How
 many of them that takes is measured (``trial.py``).
 
-The bytes of a sketch are drawn in ``kernels/sketches.py``. The files:
-
-sketches.npy             uint8 (n, 64 * lines)
-sketch_hubs.npy          int32 (h,): nodes at which walks begin, spread over the segment at random;
-                         every node can be reached from one of them
-sketch_hub_codes.npy     uint8 (h, 64 * lines): their sketches
-sketch_mean.npy          float32 (width,)
-sketch_basis.npy         uint8 (heads, width to 64): direction i is step i * (byte - 128)
-sketch_basis_steps.npy   float32 (heads,)
-sketch                   in the manifest: slope, slack (standard deviation of what estimates miss,
-                         in squared distances), explained (share of the variance that the heads
-                         hold), rescored (candidates to score again for k = 1, 10, 100), and
-                         centred (whether the mean is subtracted from queries, too)
+The bytes of a sketch are drawn in ``kernels/sketches.py``, the files in ``sketch_part.py``.
 
 Sources: 4 bits and one scale a row as in LVQ (Aguerrebere et al. 2023, arXiv 2304.04759), leading
 directions as in LeanVec (Tepper et al. 2023, arXiv 2312.16335), random turning as in RaBitQ (Gao
@@ -39,49 +27,23 @@ and Long 2024, arXiv 2405.12497).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.reachability import unreached_starts
-from vecdb.engine.segments.codecs.basis import (
-    FACTOR_BYTES,
-    LINE,
-    Basis,
-    heads_in,
-    train,
-)
-from vecdb.engine.segments.codecs.trial import rescored_by_trial
-from vecdb.engine.segments.graph_part import GRAPH
-from vecdb.engine.segments.part_check import PartCheck, PartFinding, StoreRecords
-from vecdb.engine.segments.part_kind import (
-    CheckedSegment,
-    LeftOut,
-    PartData,
-    PartFiles,
-    PartKind,
-    PartSource,
-)
-from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
-from vecdb.engine.system.mapped_pages import use_large_pages
+from vecdb.engine.segments.codecs.basis import FACTOR_BYTES, LINE, Basis
 from vecdb.types import Metric
 
-__all__ = ["SKETCH", "Sketch", "decode", "differing", "encode"]
+__all__ = ["Sketch", "build_sketch", "choose_hubs", "decode", "differing", "encode"]
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
 MIDDLE: Final = 7.5
-
-ROWS_MIN: Final = 1_000
-"""Smaller graphs are walked in float32: their rows lie in the processor's cache anyway."""
-
-WIDTH_MIN: Final = 48
-"""Rows of fewer floats, up to two cache lines, are hardly larger than a sketch with its row."""
 
 _STEP: Final = 0.335
 """Distance of two codes that loses least of normally distributed heads, in standard deviations."""
@@ -104,7 +66,7 @@ _SEED: Final = 7
 
 @dataclass(frozen=True)
 class Sketch:
-    """The sketches of a segment; the module docstring describes the arrays.
+    """The sketches of a segment; ``sketch_part`` describes the arrays.
 
     Attributes:
         rescored: candidates to score again, at k = 1, 10 and 100.
@@ -202,7 +164,7 @@ def values_of(codes: Bytes, heads: int) -> Bytes:
 def _fitted(vectors: Floats, graph: Graph, basis: Basis, codes: Bytes) -> tuple[float, float]:
     """Return by what to multiply estimated products of rows two links apart to fit the true, and
     the standard deviation of what the estimated squared distances then miss."""
-    told, true = [], []
+    estimated, true = [], []
     random = np.random.default_rng(_SEED)
     n = len(vectors)
     for node in random.choice(n, min(n, _SLOPE_NODES), replace=False):
@@ -210,9 +172,9 @@ def _fitted(vectors: Floats, graph: Graph, basis: Basis, codes: Bytes) -> tuple[
         near = np.unique(graph.links[links[(links >= 0) & (links < n)]])
         near = near[(near >= 0) & (near < n) & (near != node)]
         query = vectors[node] - basis.mean
-        told.append(decode(codes[near], len(basis.directions)) @ (basis.directions @ query))
+        estimated.append(decode(codes[near], len(basis.directions)) @ (basis.directions @ query))
         true.append((vectors[near] - basis.mean) @ query)
-    estimates, products = (np.concatenate(part).astype(np.float64) for part in (told, true))
+    estimates, products = (np.concatenate(part).astype(np.float64) for part in (estimated, true))
     square = float(estimates @ estimates)
     slope = float(estimates @ products) / square if square > 0 else 1.0
     if not np.isfinite(slope) or slope <= 0:
@@ -221,150 +183,15 @@ def _fitted(vectors: Floats, graph: Graph, basis: Basis, codes: Bytes) -> tuple[
     return slope, slack if np.isfinite(slack) else 0.0
 
 
-def _hubs(graph: Graph) -> npt.NDArray[np.int32] | None:
-    """Return nodes at random, the entry, and more until all nodes can be reached from them.
-
-    None if that takes too many.
-    """
+def choose_hubs(graph: Graph) -> npt.NDArray[np.int32] | None:
+    """Return nodes at random, the entry, and more until all nodes can be reached from them: int32
+    (h,), or None if that takes too many."""
     n = len(graph.links)
     count = min(n, _HUBS_MAX, 4 * int(np.sqrt(n)))
     hubs = np.random.default_rng(_SEED).choice(n, count, replace=False)
     hubs = np.union1d(hubs, [graph.entry]).astype(np.int64)
     lone = unreached_starts(graph.links, hubs, _HUBS_LONE_MAX - len(hubs))
     return None if lone is None else np.union1d(hubs, lone).astype(np.int32)
-
-
-class _SketchPart(PartKind[Sketch]):
-    name = "sketch"
-    arrays = (
-        "sketches",
-        "sketch_hubs",
-        "sketch_hub_codes",
-        "sketch_mean",
-        "sketch_basis",
-        "sketch_basis_steps",
-    )
-    needed = False
-    derived_from = (VECTORS, GRAPH)
-    codes = True
-
-    def write(self, value: Sketch) -> PartData:
-        arrays: dict[str, npt.NDArray[Any]] = dict(
-            zip(
-                self.arrays,
-                (
-                    value.codes,
-                    value.hubs,
-                    value.hub_codes,
-                    value.mean,
-                    value.basis,
-                    value.basis_steps,
-                ),
-                strict=True,
-            )
-        )
-        fields = {
-            "slope": value.slope,
-            "slack": value.slack,
-            "explained": value.explained,
-            "rescored": list(value.rescored),
-            "centred": value.centred,
-        }
-        return PartData(arrays, {"sketch": fields})
-
-    def read(self, files: PartFiles) -> Sketch:
-        codes, hubs, hub_codes, mean, basis, steps = (files.arrays[name] for name in self.arrays)
-        fields = files.manifest["sketch"]
-        few, some, many = fields["rescored"]
-        files.check(
-            fit=codes.ndim == 2
-            and hubs.ndim == 1
-            and len(codes) == files.count
-            and codes.shape[1] % LINE == 0
-            and hub_codes.shape == (len(hubs), codes.shape[1])
-            and mean.shape == (files.width,)
-            and basis.ndim == 2
-            and basis.shape[1] == -(-files.width // LINE) * LINE
-            and steps.shape == (len(basis),)
-            and len(basis) <= heads_in(codes.shape[1] // LINE)
-        )
-        use_large_pages(codes)
-        return Sketch(
-            codes,
-            hubs,
-            hub_codes,
-            mean,
-            basis,
-            steps,
-            float(fields["slope"]),
-            float(fields["slack"]),
-            float(fields["explained"]),
-            (int(few), int(some), int(many)),
-            bool(fields["centred"]),
-        )
-
-    def described(self, value: Sketch) -> str:
-        lines = "1 line" if value.lines == 1 else f"{value.lines} lines"
-        return f"{self.name}, {lines}, {100 * value.explained:.0f} % explained"
-
-    def made_for(self, source: PartSource) -> bool:
-        return super().made_for(source) and not _too_small(source.parts[VECTORS])
-
-    def derive(self, source: PartSource) -> Sketch | LeftOut:
-        vectors, graph = source.parts[VECTORS], source.parts[GRAPH]
-        metric = source.config.metric
-        hubs = _hubs(graph)
-        if hubs is None:
-            return LeftOut("the graph falls apart into too many pieces")
-        bases = train(vectors)
-        if isinstance(bases, LeftOut):
-            return bases
-        for basis in bases:
-            with np.errstate(over="ignore", invalid="ignore"):
-                sketch = _made(vectors, graph, basis, hubs, metric)
-            if sketch is None:
-                return LeftOut("the squared lengths of some rows are too large for float32")
-            rescored = rescored_by_trial(vectors, sketch, metric)
-            if rescored is not None:
-                return replace(sketch, rescored=rescored)
-        return LeftOut(f"even with {basis.lines} lines too many candidates would be scored again")
-
-    def check(self, value: Sketch, segment: CheckedSegment) -> PartCheck:
-        return _SketchCheck(value, segment)
-
-
-class _SketchCheck(PartCheck):
-    """Checks that sketches are those of the rows, and that walks from the hubs reach every row."""
-
-    def __init__(self, sketch: Sketch, segment: CheckedSegment) -> None:
-        self._sketch, self._segment = sketch, segment
-
-    def examine(self, records: StoreRecords) -> Iterator[PartFinding]:
-        vectors, number = self._segment.parts[VECTORS], self._segment.number
-        hubs, graph = self._sketch.hubs, self._segment.parts[GRAPH]
-        if not ((hubs >= 0) & (hubs < len(vectors))).all():
-            what = f"segment {number}: a hub is not one of the rows"
-            yield PartFinding("SKETCH", what, unusable=True)
-            return
-        if not np.array_equal(self._sketch.hub_codes, self._sketch.codes[hubs]):
-            what = f"segment {number}: the sketches of hubs differ from those of their rows"
-            yield PartFinding("SKETCH", what)
-        lone = unreached_starts(graph.links, hubs.astype(np.int64), len(vectors))
-        what = f"rows of segment {number} can't be reached from a hub, or only from one another"
-        yield PartFinding("SKETCH", what, rows=self._rows_of(lone))
-        what = f"rows of segment {number} have sketches that are not those of their vectors"
-        yield PartFinding("SKETCH", what, rows=self._rows_of(differing(vectors, self._sketch)))
-
-    def _rows_of(self, nodes: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64]:
-        rows: npt.NDArray[np.int64] = self._segment.parts[ROW_IDS].rows
-        return rows[nodes] if nodes is not None else rows
-
-
-SKETCH = _SketchPart()
-
-
-def _too_small(vectors: Floats) -> bool:
-    return len(vectors) < ROWS_MIN or vectors.shape[1] < WIDTH_MIN
 
 
 def differing(vectors: Floats, sketch: Sketch) -> npt.NDArray[np.int64]:
@@ -397,13 +224,21 @@ def differing(vectors: Floats, sketch: Sketch) -> npt.NDArray[np.int64]:
     return np.concatenate(found)
 
 
-def _made(
+def build_sketch(
     vectors: Floats,
     graph: Graph,
     basis: Basis,
     hubs: npt.NDArray[np.int32],
     metric: Metric,
 ) -> Sketch | None:
+    """Return the sketches of a segment's rows, with (0, 0, 0) candidates to score again.
+
+    Args:
+        vectors: float32 (n, width). hubs: int32 (h,), nodes at which walks begin.
+
+    Returns:
+        None if a squared length is not finite.
+    """
     codes = encode(vectors, basis, metric)
     if codes is None:
         return None

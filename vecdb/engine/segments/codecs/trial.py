@@ -2,7 +2,7 @@
 
 Some stored rows are taken for queries, each as if it were not stored itself. Their true nearest
 rows are found exactly; the places of these rows in the order of the sketches say how many
-candidates a search has to score again. If it takes too many, the sketches are too blunt for these
+candidates a search has to score again. If it takes too many, the sketches are too coarse for these
 rows: more lines are tried, or the segment does without sketches.
 
 A row with copies would find these first, whatever the sketches are like. So the middle between it
@@ -12,16 +12,14 @@ all their copies are: the more copies there are, the more candidates are scored 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.segments.codecs.sketch import Sketch
 from vecdb.types import Metric
-
-if TYPE_CHECKING:
-    from vecdb.engine.segments.codecs.sketch import Sketch
 
 __all__ = ["nearest_rows", "rescored_by_trial", "scanned"]
 
@@ -34,7 +32,7 @@ _LOST_MAX: Final = 0.000_7
 """Share of the true neighbours that may lie behind the candidates scored again."""
 
 _BANDS: Final = (1, 10, 100)
-_BLUNT: Final = (40, 100, 500)
+_TOO_MANY: Final = (40, 100, 500)
 """Candidates to score again, by band of k, from which sketches don't pay."""
 
 _COPIES_QUANTILE: Final = 0.9
@@ -121,7 +119,7 @@ def rescored_by_trial(
     k = min(_BANDS[-1], n - 1)
     queries, left_out, nodes, copies = _trial_queries(vectors, chosen, k, metric)
     rescored = []
-    for band, blunt in zip(_BANDS, _BLUNT, strict=True):
+    for band, too_many in zip(_BANDS, _TOO_MANY, strict=True):
         near = np.ascontiguousarray(nodes[:, : min(band, k)])
         ranks = np.empty_like(near)
         load_kernels().rank_by_sketch(
@@ -137,9 +135,9 @@ def rescored_by_trial(
         )
         lost_max = int(_LOST_MAX * ranks.size)
         needed = int(np.sort(ranks, axis=None)[ranks.size - 1 - lost_max]) + 1
-        if needed > blunt:
+        if needed > too_many:
             return None
         # Never fewer than a few more than k: the sample says little about single rows.
-        rescored.append(max(needed, min(band + (4 + band // 4) * copies, blunt)))
+        rescored.append(max(needed, min(band + (4 + band // 4) * copies, too_many)))
     few, some, many = rescored
     return few, some, many

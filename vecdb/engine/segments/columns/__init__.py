@@ -3,7 +3,7 @@
 node_sets    sets of nodes, as ascending lists or bitmaps
 numbers      one exact order of integers and doubles
 collecting   gathers the values of fields from records
-building     makes fields of collected values
+building     builds fields from collected values
 field        the column of a field and its order: what equals, lies between, or begins with
 blob         how fields are stored: sections of one array, and their directory
 columns      the columns of a segment, and finding fields and ids in them

@@ -1,4 +1,4 @@
-"""Makes the fields of a segment from collected values.
+"""Builds the fields of a segment from collected values.
 
 Values get codes by sorting each class; then all pairs of a value and a node are sorted once by
 value, which is the order, and once by node.
@@ -18,7 +18,7 @@ from vecdb.engine.segments.columns.collecting import Collector, FieldValues, Pat
 from vecdb.engine.segments.columns.field import FIRST_NUMBER, Field, Holders, Texts
 from vecdb.engine.segments.columns.node_sets import Array, NodeSet
 
-__all__ = ["FIELDS_MAX", "made_fields"]
+__all__ = ["FIELDS_MAX", "build_fields"]
 
 FIELDS_MAX: Final = limits.INDEX_FIELDS.maximum
 """Fields indexed in a segment: those that most rows have."""
@@ -29,7 +29,7 @@ _SPARSE: Final = 8
 Ints = npt.NDArray[np.int64]
 
 
-def made_fields(collector: Collector) -> tuple[dict[Path, Field], dict[Path, str]]:
+def build_fields(collector: Collector) -> tuple[dict[Path, Field], dict[Path, str]]:
     """Return the fields of a segment by path, and why others are left out."""
     size = collector.count
     by_rows = sorted(collector.fields.items(), key=lambda item: (-item[1].rows, item[0]))
@@ -41,11 +41,11 @@ def made_fields(collector: Collector) -> tuple[dict[Path, Field], dict[Path, str
         elif len(fields) == FIELDS_MAX:
             left_out[path] = f"more than {FIELDS_MAX} fields, and others are in more rows"
         else:
-            fields[path] = _made_field(values, size)
+            fields[path] = _build_field(values, size)
     return fields, left_out
 
 
-def _made_field(values: FieldValues, size: int) -> Field:
+def _build_field(values: FieldValues, size: int) -> Field:
     pairs: list[tuple[Any, Any]] = [
         (_joined(nodes), np.full(sum(map(len, nodes)), code, np.int64))
         for code, nodes in enumerate((values.nulls, values.falses, values.trues))

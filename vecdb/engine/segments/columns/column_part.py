@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from vecdb.engine.segments.columns.columns import Columns, made_columns
+from vecdb.engine.segments.columns.columns import Columns, build_columns
 from vecdb.engine.segments.columns.comparing import ColumnsCheck
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_check import PartCheck
@@ -55,7 +55,7 @@ class _ColumnsPart(PartKind[Columns]):
         assert source.metadata is not None
         ids = source.parts[ROW_IDS]
         seq, slices = source.metadata(ids.rows)
-        return made_columns(ids, slices, seq, named_paths(source.config))
+        return build_columns(ids, slices, seq, named_paths(source.config))
 
     def check(self, value: Columns, segment: CheckedSegment) -> PartCheck:
         return ColumnsCheck(value, segment)

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.segments.columns.blob import BlobWriter, Entry, field_in, section_of, sections_fit
-from vecdb.engine.segments.columns.building import made_fields
+from vecdb.engine.segments.columns.building import build_fields
 from vecdb.engine.segments.columns.collecting import Collector, Path
 from vecdb.engine.segments.columns.field import Field
 from vecdb.engine.segments.columns.node_sets import Nodes, NodeSet
 from vecdb.engine.segments.row_arrays import RowArrays, RowIds
 
-__all__ = ["Columns", "made_columns", "slice_rows"]
+__all__ = ["Columns", "build_columns", "slice_rows"]
 
 LISTED_MAX: Final = 256
 """Fields that are not indexed are named up to this number."""
@@ -158,7 +158,7 @@ def slice_rows(rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
         yield rows[start : start + SLICE_ROWS]
 
 
-def made_columns(
+def build_columns(
     ids: RowIds | RowArrays,
     metadata: Iterable[Sequence[bytes]],
     seq: int,
@@ -177,7 +177,7 @@ def made_columns(
         collector.add(some)
     size = len(ids.rows)
     assert collector.count == size
-    fields, left_out = made_fields(collector)
+    fields, left_out = build_fields(collector)
     encoded = list(_all_ids(ids))
     by_id = np.array(sorted(range(size), key=encoded.__getitem__), np.int32)
     writer = BlobWriter()

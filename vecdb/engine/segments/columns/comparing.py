@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.segments.columns.columns import Columns, made_columns
+from vecdb.engine.segments.columns.columns import Columns, build_columns
 from vecdb.engine.segments.columns.field import Field, Holders, Scalar
 from vecdb.engine.segments.columns.node_sets import Array, Mask, NodeSet
 from vecdb.engine.segments.part_check import PartCheck, PartFinding, StoreRecords
@@ -46,7 +46,7 @@ class ColumnsCheck(PartCheck):
         raw, known = _metadata_of(ids.rows, self._columns.seq, records)
         slices = [raw[at : at + _SLICE_ROWS] for at in range(0, len(raw), _SLICE_ROWS)]
         named = named_paths(self._segment.config)
-        expected = made_columns(ids, slices, self._columns.seq, named)
+        expected = build_columns(ids, slices, self._columns.seq, named)
         yield from self._found(lambda: self._differing(expected, known))
 
     def examine(self, records: StoreRecords) -> Iterator[PartFinding]:

@@ -1,4 +1,4 @@
-"""Sets of the nodes of a segment, as an ascending list or as a bitmap, whichever is at hand.
+"""Sets of the nodes of a segment, as an ascending list or as a bitmap.
 
 A bitmap has bit i & 7 of byte i >> 3 for node i, as delete bitmaps have; bits past the last node
 are 0. Sets are immutable, and so are their arrays, which may be shared and mapped.

@@ -1,8 +1,8 @@
-"""Translation of writes of rows: options of requests, and receipts."""
+"""Writes of rows: options of requests, and receipts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from vecdb import checks
@@ -11,7 +11,8 @@ from vecdb.metadata_patches import MetadataMode
 from vecdb.reasons import Reason
 from vecdb.types import Receipt
 from vecdb_proto import vecdb_pb2 as wire
-from vecdb_server.filters import filter_of
+from vecdb_server.translation.filters import filter_of
+from vecdb_server.translation.requests import enum_value
 
 __all__ = [
     "change_options",
@@ -39,12 +40,7 @@ def upsert_options(request: wire.UpsertRequest) -> tuple[bool, int | None, str |
     """
     condition = request.condition
     if_seq = condition.if_seq if condition.HasField("if_seq") else None
-    existing = _ON_EXISTING.get(int(request.on_existing))
-    if existing is None:
-        raise InvalidArgumentError(
-            f"on_existing must be one of {_listed(_ON_EXISTING)}, got {int(request.on_existing)}",
-            Reason.BAD_MODE,
-        )
+    existing = enum_value(_ON_EXISTING, request.on_existing, "on_existing", Reason.BAD_MODE)
     return condition.insert_only, if_seq, request.request_id or None, existing
 
 
@@ -62,16 +58,7 @@ def metadata_mode(request: wire.SetMetadataRequest) -> MetadataMode:
     Raises:
         InvalidArgumentError: BAD_MODE: one that this server does not know.
     """
-    mode = _MODES.get(int(request.mode))
-    if mode is None:
-        raise InvalidArgumentError(
-            f"mode must be one of {_listed(_MODES)}, got {int(request.mode)}", Reason.BAD_MODE
-        )
-    return mode
-
-
-def _listed(known: Mapping[int, str]) -> str:
-    return ", ".join(f"{number} ({name})" for number, name in known.items())
+    return enum_value(_MODES, request.mode, "mode", Reason.BAD_MODE)
 
 
 def target_of(request: wire.DeleteRequest | wire.SetMetadataRequest) -> checks.Target:
