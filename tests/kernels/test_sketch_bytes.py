@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numba import types
 
 from vecdb.engine.kernels import compiled as kernels
+from vecdb.engine.kernels.candidates import pack
+from vecdb.engine.kernels.compiling import FLOAT, INT, kernel, read, written
+from vecdb.engine.kernels.sketches import estimate, estimate_all
 from vecdb.engine.segments.codecs.sketch import Sketch
 
 SEED = int(os.environ.get("VECDB_TEST_SEED", "7"))
@@ -155,3 +159,34 @@ def test_arrays_that_do_not_fit_are_refused(change: Any) -> None:
             kernels.Scratch(), rows, nodes(chance, 50, 50, 4), sketch, np.zeros(0, np.uint8),
             rows[:1], 0, 1, kernels.EUCLIDEAN, 1, 10, kernels.NO_GAMMA, *results, *counts,
         )  # fmt: skip
+
+
+def test_estimates_of_many_nodes_are_those_of_each_bit_for_bit() -> None:
+    @kernel(
+        types.void(
+            *(read(types.uint8, 2), read(types.int8, 1), INT, FLOAT, FLOAT, read(types.int32, 1)),
+            *(written(types.uint64, 1), written(types.uint64, 1)),
+        )
+    )
+    def compare(
+        sketches: Any, heads: Any, lines: int, offset: Any, weight: Any, asked: Any, keys: Any,
+        single: Any,
+    ) -> None:  # fmt: skip
+        data = (sketches, heads, lines, offset, weight)
+        estimate_all(data, asked, 1, asked.shape[0], keys, 2)
+        for i in range(1, asked.shape[0]):
+            node = np.int64(asked[i])
+            single[i + 1] = pack(estimate(data, node), node)
+
+    chance = np.random.default_rng(SEED)
+    for count in range(1, 14):
+        lines = int(chance.integers(1, 9))
+        sketches = chance.integers(0, 256, (50, 64 * lines), np.uint8)
+        sketches[:, -8:] = np.tile(np.array([0.5, 3], np.float32).view(np.uint8), (50, 1))
+        sketches[:, -4:] = chance.random((50, 1), np.float32).view(np.uint8)
+        heads = chance.integers(-127, 128, 128 * lines).astype(np.int8)
+        asked = chance.integers(0, 50, count).astype(np.int32)
+        keys, single = np.zeros((2, count + 3), np.uint64)
+        compare(sketches, heads, lines, 7.5, 0.01, asked, keys, single)
+        assert keys.tolist() == single.tolist()
+        assert count == 1 or keys[2] != 0

@@ -18,11 +18,11 @@ far visits more nodes than one with few near neighbours, for the same recall.
 
 The speed of a walk is limited by memory latency. So it first gathers a node's unvisited neighbours,
 then scores them while it prefetches what is scored next, and what is scored first if the next
-candidate is expanded. Where nodes are small, as sketches are, it expands the two nearest candidates
-together and asks for all their neighbours at once: few of the second ones are expanded in vain. The
-visited marks are a bitmap that fits into the cache; the list of visited
-nodes clears it. The pool is one sorted array of integers that combine score, node and "expanded"
-(``candidates.py``).
+candidate is expanded. Where nodes are small, as sketches are, it expands one candidate ahead: it
+asks for the neighbours of the nearest candidate, and while these arrive, it scores those of the
+candidate before. Few are expanded in vain. The visited marks are a bitmap that fits into the cache;
+the list of visited nodes clears it. The pool is one sorted array of integers that combine score,
+node and "expanded" (``candidates.py``).
 
 Data read from a file are not trusted: a neighbour outside the arrays is skipped.
 
@@ -91,9 +91,9 @@ NO_LIMITS: Final = (-1, 0.0, -1)
 DELETED_MIN: Final = 500
 """Deleted nodes that a walk may meet in any graph before it gives up."""
 
-LISTS: Final = 4
-"""Lists of neighbours for which a pool has room besides its candidates: twice those that are
-expanded together, since deleted ones may all wait, too."""
+LISTS: Final = 2
+"""Lists of neighbours for which a pool has room besides its candidates: one that is scored, and
+one whose nodes are all deleted and wait."""
 
 _LINKS_LINES: Final = 8  # Cache lines of a list of neighbours to prefetch.
 _PEEK_BEFORE_END: Final = 2  # Nodes left to score when the next candidate's are prefetched.
@@ -161,44 +161,26 @@ def meets_too_few(count, deleted, share):
     return np.float32(count) < share * np.float32(deleted)
 
 
-def make_expand(together: int) -> Callable[..., Any]:
-    """Return a function that lists the unvisited neighbours of the nearest candidates."""
-
-    @inlined
-    def expand(
-        links, n, visited, seen, end, pool, key, bound, cursor, count, heap, waiting, passed
-    ):
-        # key: of the nearest candidate. Returns the new cursor, waiting, passed and end.
-        for _ in range(together):
-            node = node_of(key)
-            if cursor < count and key == pool[cursor]:
-                pool[cursor] = key | np.uint64(1)
-            else:
-                remove_nearest(pool, heap, waiting)
-                waiting, passed = waiting - 1, passed + 1
-            while cursor < count and pool[cursor] & np.uint64(1):
-                cursor += 1
-            key = nearest_of(pool, cursor, count, heap, waiting)
-            if key != NO_BOUND:
-                prefetch_row(links, node_of(key), _LINKS_LINES)
-            end = gather(links, node, n, visited, seen, end)
-            if key > bound or key == NO_BOUND:
-                break
-        return cursor, waiting, passed, end
-
-    return expand
+@inlined
+def expand(links, n, visited, seen, end, pool, key, cursor, count, heap, waiting, passed):
+    """Append the unvisited neighbours of the nearest candidate, which is key, to seen; prefetch the
+    links of the next one. Return the new cursor, waiting, passed and end."""
+    if cursor < count and key == pool[cursor]:
+        pool[cursor] = key | np.uint64(1)
+    else:
+        remove_nearest(pool, heap, waiting)
+        waiting, passed = waiting - 1, passed + 1
+    while cursor < count and pool[cursor] & np.uint64(1):
+        cursor += 1
+    following = nearest_of(pool, cursor, count, heap, waiting)
+    if following != NO_BOUND:
+        prefetch_row(links, node_of(following), _LINKS_LINES)
+    return cursor, waiting, passed, gather(links, node_of(key), n, visited, seen, end)
 
 
-def make_score_all(score_node: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that writes the keys of unscored nodes to the end of the pool."""
-
-    @inlined
-    def score_all(data, seen, unscored, end, pool, keys):
-        for i in range(unscored, end):
-            node = np.int64(seen[i])
-            pool[keys + i - unscored] = pack(score_node(data, node), node)
-
-    return score_all
+@inlined
+def score_none(data, seen, unscored, stop, pool, keys):
+    """Stand in for ``score_all`` where nodes are scored one by one."""
 
 
 @inlined
@@ -209,7 +191,7 @@ def has_bits(dead):
 
 def make_best_first(
     score_node: Callable[..., Any], prefetch_node: Callable[..., Any], ahead: int, peeked: int,
-    together: int, hides: Callable[..., Any] = has_bits,
+    score_all: Callable[..., Any] = score_none, hides: Callable[..., Any] = has_bits,
     is_hidden: Callable[..., Any] = is_deleted,
 ) -> Callable[..., Any]:  # fmt: skip
     """Return the walk as an inlined function; the module docstring has its arguments and result.
@@ -218,13 +200,14 @@ def make_best_first(
         score_node, prefetch_node: inlined (data, node): returns the score of a node, float32; asks
             for the memory that this reads.
         ahead, peeked: nodes to ask for before they are scored, and of the candidate that is
-            probably expanded next; peeked 0: all neighbours are scored before they are inserted.
-        together: candidates whose neighbours are scored together.
+            probably expanded next.
+        score_all: inlined (data, nodes, first, end, keys, out): writes the keys of nodes[first:end]
+            to keys, from out on. If it is given, the next candidate is expanded before the
+            neighbours of this one are scored.
         hides, is_hidden: inlined (dead), (dead, node): return whether any node counts as deleted,
             and whether one does; by default ``dead`` is a delete bitmap.
     """
-    peek, scores_first = make_peek(prefetch_node, peeked), peeked == 0
-    expand, score_all = make_expand(together), make_score_all(score_node)
+    peek, one_ahead = make_peek(prefetch_node, peeked), score_all is not score_none
 
     @inlined
     def best_first(
@@ -232,27 +215,31 @@ def make_best_first(
         probe, share, end_max, visited, seen, pool
     ):  # fmt: skip
         has_deleted, heap = hides(dead), ef + 1
-        keys = pool.shape[0] - together * links.shape[1]
+        keys = pool.shape[0] - links.shape[1]
         bounding = max(k, ef_far)  # The first so many candidates decide where a walk by gamma ends.
         key = pack(score, node)
         visited[node >> 6] |= np.uint64(1) << np.uint64(node & 63)
-        seen[0], end = node, 1
+        seen[0], end, unscored = node, 1, 1
         count = 0 if has_deleted and is_hidden(dead, node) else 1
         pool[heap if count == 0 else 0] = key
         cursor, passed, waiting, deleted = 0, 0, 1 - count, 1 - count
         bound = NO_BOUND if count < ef else key
-        while key <= bound and key != NO_BOUND:
-            unscored = end
-            cursor, waiting, passed, end = expand(
-                links, n, visited, seen, end, pool, key, bound, cursor, count, heap, waiting, passed
-            )
-            for i in range(unscored, min(unscored + ahead, end)):
-                prefetch_node(data, np.int64(seen[i]))
-            if scores_first:
-                score_all(data, seen, unscored, end, pool, keys)
-            for i in range(unscored, end):
+        while True:
+            asked_for = end  # The nodes in seen from unscored to here are on their way.
+            if key <= bound and key != NO_BOUND:
+                cursor, waiting, passed, end = expand(
+                    links, n, visited, seen, end, pool, key, cursor, count, heap, waiting, passed
+                )
+                for i in range(asked_for, min(asked_for + ahead, end)):
+                    prefetch_node(data, np.int64(seen[i]))
+            elif unscored == end:
+                break
+            stop = asked_for if one_ahead else end
+            if one_ahead:
+                score_all(data, seen, unscored, stop, pool, keys)
+            for i in range(unscored, stop):
                 node = np.int64(seen[i])
-                if scores_first:
+                if one_ahead:
                     key = pool[keys + i - unscored]
                 else:
                     if i + ahead < end:
@@ -267,9 +254,13 @@ def make_best_first(
                     waiting, deleted = waiting + 1, deleted + 1
                     continue
                 place = insert(pool, count, key)
-                cursor, count = min(cursor, place), min(count + 1, ef)
+                if place <= cursor:
+                    cursor = place
+                    prefetch_row(links, node, _LINKS_LINES)
+                count = min(count + 1, ef)
                 if place < bounding or count >= ef:
                     bound = bound_of(pool, count, k, ef, gamma, shift, slack, far, ef_far)
+            unscored = stop
             if deleted > deleted_max or end > end_max:
                 return 0, end, passed
             if end > probe:

@@ -29,7 +29,7 @@ __all__ = ["find_links", "link_back"]
 
 _ROWS_AHEAD: Final = 8
 
-best_first = make_best_first(code_score, prefetch_code, _ROWS_AHEAD, _ROWS_AHEAD, 1)
+best_first = make_best_first(code_score, prefetch_code, _ROWS_AHEAD, _ROWS_AHEAD)
 
 
 @inlined

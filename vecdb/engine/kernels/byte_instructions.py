@@ -21,6 +21,7 @@ __all__ = [
     "VNNI",
     "dot_block",
     "dot_bytes",
+    "dot_four_heads",
     "dot_heads",
     "load_float",
     "load_half",
@@ -161,6 +162,68 @@ def dot_heads(typing_context, sketches, offset, query, lines):
         return _sum_of(builder, totals)
 
     return types.int32(sketches, types.int64, query, types.int64), generate
+
+
+@intrinsic
+def dot_four_heads(typing_context, sketches, offsets, query, lines):
+    """Return four sums as ``dot_heads`` does, of sketches at four offsets, a tuple of int64.
+
+    They share the steps that add the lanes of a vector, which take longer than the products.
+    """
+
+    def generate(context, builder, signature, arguments):
+        lefts = [
+            _byte_pointer(context, builder, signature.args[0], arguments[0], offset)
+            for offset in cgutils.unpack_tuple(builder, arguments[1], 4)
+        ]
+        right = _byte_pointer(
+            context, builder, signature.args[2], arguments[2], ir.Constant(_I64, 0)
+        )
+        totals = [*_totals(builder), *_totals(builder)]
+        low_bits, shift = ir.Constant(_LANES, [0x0F0F0F0F] * 16), ir.Constant(_LANES, [4] * 16)
+        with cgutils.for_range(builder, arguments[3]) as loop:
+            begin = builder.mul(loop.index, ir.Constant(_I64, 128))
+            low, high = (
+                _load_lanes(builder, right, builder.add(begin, ir.Constant(_I64, first)))
+                for first in (0, 64)
+            )
+            for left, total in zip(lefts, totals, strict=True):
+                line = _load_lanes(builder, left, builder.mul(loop.index, ir.Constant(_I64, 64)))
+                value = builder.load(total, typ=_LANES)
+                value = _multiply_add(builder, value, builder.and_(line, low_bits), low)
+                heads = builder.and_(builder.lshr(line, shift), low_bits)
+                builder.store(_multiply_add(builder, value, heads, high), total)
+        sums = _sums_of_four(builder, [builder.load(total, typ=_LANES) for total in totals])
+        return context.make_tuple(builder, signature.return_type, sums)
+
+    four = types.UniTuple(types.int64, 4)
+    return types.UniTuple(types.int32, 4)(sketches, four, query, types.int64), generate
+
+
+def _sums_of_four(builder, vectors):
+    """Emit the sums of the 16 lanes of each of four vectors."""
+
+    def halved(left, right, count):
+        # From groups of so many lanes of each, groups half of which are of left, half of right.
+        sides: list[list[int]] = [[], []]
+        for group in range(0, 16, 2 * count):
+            for side, start in zip(sides, (group, group + count), strict=True):
+                side += [*range(start, start + count), *range(16 + start, 16 + start + count)]
+        return builder.add(*(
+            builder.shuffle_vector(left, right, ir.Constant(_LANES, side)) for side in sides
+        ))  # fmt: skip
+
+    pairs = halved(*vectors[:2], 1), halved(*vectors[2:], 1)
+    lanes = halved(*pairs, 2)  # One of each of the four, four times.
+    for count in (8, 4):
+        kind = ir.VectorType(_I32, count)
+        lanes = builder.add(*(
+            builder.shuffle_vector(
+                lanes, lanes, ir.Constant(kind, list(range(first, first + count)))
+            )
+            for first in (0, count)
+        ))  # fmt: skip
+    return [builder.extract_element(lanes, ir.Constant(_I32, each)) for each in range(4)]
 
 
 @intrinsic

@@ -9,8 +9,8 @@ ordered as the floats are. So the packed integers (keys) compare as (score, node
 The pool of a walk holds keys in ascending order, and behind them a binary min-heap of the deleted
 candidates that wait to be expanded.
 """
-# numba infers the types of compiled functions.
-# mypy: disable-error-code="no-untyped-def"
+# numba infers the types of compiled functions; an intrinsic is called without its first argument.
+# mypy: disable-error-code="no-untyped-def, call-arg, arg-type"
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from vecdb.engine.kernels.compiling import inlined
-from vecdb.engine.kernels.instructions import move
+from vecdb.engine.kernels.instructions import BLOCK, insert_into_block
 
 __all__ = [
     "NO_BOUND",
@@ -73,9 +73,24 @@ def position_of(pool, count, key):
 
 @inlined
 def insert(pool, count, key):
-    """Put a key in its place among the first count entries, which ascend; return the place."""
-    place = position_of(pool, count, key)
-    move(pool, place + 1, place, count - place)
+    """Put a key in its place among the first count entries, which ascend; return the place.
+
+    The entries behind it move by one, from the last on, in blocks of eight.
+    """
+    if count == 0 or pool[count - 1] < key:
+        pool[count] = key
+        return count
+    pool[count] = pool[count - 1]
+    end = count  # From here on, the entries have moved.
+    while end > BLOCK:
+        end -= BLOCK
+        place = end - 1 + insert_into_block(pool, end, key)
+        if place >= end:
+            return place
+    place = end - 1
+    while place > 0 and pool[place - 1] > key:
+        pool[place] = pool[place - 1]
+        place -= 1
     pool[place] = key
     return place
 

@@ -2,7 +2,7 @@
 
     inner_product, squared_distance   of a row and a query
     prefetch_row                      the first cache lines of a row
-    move                              a range of an array, as memmove
+    insert_into_block                 a key into a sorted array, eight entries at a time
 
 They check no bounds; their callers do.
 """
@@ -18,13 +18,24 @@ from numba.core import cgutils
 from numba.core.types import Type
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "inner_product", "move", "prefetch_row", "squared_distance"]
+__all__ = [
+    "BLOCK",
+    "LANES",
+    "inner_product",
+    "insert_into_block",
+    "prefetch_row",
+    "squared_distance",
+]
 
 LANES: Final = 16
 """Floats in a cache line; rows are padded with zeros to a multiple of this."""
 
+BLOCK: Final = 8
+"""Entries that ``insert_into_block`` moves."""
+
 _INT32, _INT64, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _VECTOR, _POINTER = ir.VectorType(_FLOAT, LANES), ir.PointerType()
+_BLOCK_TYPE, _LANE_0 = ir.VectorType(_INT64, BLOCK), ir.Constant(_INT32, 0)
 
 
 def _row_pointer(
@@ -123,29 +134,41 @@ def prefetch_row(typing_context: object, array: Type, row: Type, lines_max: Type
 
 
 @intrinsic
-def move(typing_context: object, array: Type, target: Type, source: Type, count: Type) -> Any:
-    """Assign array[target : target + count] = array[source : source + count]; they may overlap."""
+def insert_into_block(typing_context: object, pool: Type, start: Type, key: Type) -> Any:
+    """Insert a key into eight entries of an ascending array of uint64, from start on, of which the
+    last is to be dropped: it has moved on already.
+
+    Each entry becomes the greater of the one before it and the lesser of itself and key. So start
+    must be above 0, and if the entry before it is not below key, a place for key is still to be
+    found further to the front.
+
+    Returns:
+        How many of the eight entries from start - 1 on were below key.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> ir.Value:
-        array_, target_, source_, count_ = arguments
-        data = context.make_array(signature.args[0])(context, builder, array_).data
-        element = context.get_data_type(signature.args[0].dtype)
+        array, start_, key_ = arguments
+        data = context.make_array(signature.args[0])(context, builder, array).data
         data = builder.bitcast(data, _POINTER)
-        memmove = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [_POINTER, _POINTER, _INT64, ir.IntType(1)]),
-            "llvm.memmove.p0.p0.i64",
+        choice = ir.FunctionType(_BLOCK_TYPE, [_BLOCK_TYPE] * 2)
+        lesser, greater = (
+            cgutils.get_or_insert_function(builder.module, choice, f"llvm.{name}.v8i64")
+            for name in ("umin", "umax")
         )
-        size = ir.Constant(_INT64, signature.args[0].dtype.bitwidth // 8)
-        builder.call(
-            memmove,
-            [
-                builder.gep(data, [target_], source_etype=element),
-                builder.gep(data, [source_], source_etype=element),
-                builder.mul(count_, size),
-                ir.Constant(ir.IntType(1), 0),
-            ],
-        )
-        return context.get_dummy_value()
 
-    return types.void(array, types.int64, types.int64, types.int64), generate
+        def place(at: ir.Value) -> ir.Value:
+            return builder.gep(data, [at], source_etype=_INT64)
+
+        one = builder.insert_element(ir.Constant(_BLOCK_TYPE, ir.Undefined), key_, _LANE_0)
+        same = ir.Constant(ir.VectorType(_INT32, BLOCK), [0] * BLOCK)
+        keys = builder.shuffle_vector(one, one, same)
+        here = builder.load(place(start_), align=8, typ=_BLOCK_TYPE)
+        before = builder.sub(start_, ir.Constant(_INT64, 1))
+        ahead = builder.load(place(before), align=8, typ=_BLOCK_TYPE)
+        moved = builder.call(greater, [ahead, builder.call(lesser, [here, keys])])
+        target = builder.bitcast(place(start_), ir.PointerType(_BLOCK_TYPE))
+        builder.store(moved, target, align=8)
+        below = builder.bitcast(builder.icmp_unsigned("<", ahead, keys), ir.IntType(BLOCK))
+        return builder.zext(builder.ctpop(below), _INT64)
+
+    return types.int64(pool, types.int64, types.uint64), generate

@@ -14,11 +14,10 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from vecdb.engine.kernels.candidates import node_of, pack, position_of
+from vecdb.engine.kernels.candidates import insert, node_of, pack, position_of
 from vecdb.engine.kernels.compiling import BYTES, FLOATS, INT, INTS, kernel, read, written
 from vecdb.engine.kernels.distance import pair_score
 from vecdb.engine.kernels.inputs import is_deleted
-from vecdb.engine.kernels.instructions import move
 
 __all__ = ["find_levels", "hash_rows", "relink_lists"]
 
@@ -104,8 +103,7 @@ def relink_lists(vectors, lists, places, owners, dead, metric, out):
                 key = pack(score, np.int64(beyond))
                 at = position_of(pool, size, key)
                 if at == size or pool[at] != key:
-                    move(pool, at + 1, at, size - at)
-                    pool[at] = key
+                    insert(pool, size, key)
                     size += 1
         for at in range(size):
             if count == slots:

@@ -47,7 +47,6 @@ from vecdb.engine.kernels.inputs import check_shapes
 from vecdb.engine.kernels.node_scan import nearest_sketches
 from vecdb.engine.kernels.single import COSINE, FOUND, SQUARED, UNUSUAL, ready, unchanged
 from vecdb.engine.kernels.sketch_walk import (
-    EXPANDED_TOGETHER,
     SKETCHES_AHEAD,
     nearest_hub,
     score_again,
@@ -56,6 +55,7 @@ from vecdb.engine.kernels.sketches import (
     FACTOR_BYTES,
     HEADS_OF_LINE,
     estimate,
+    estimate_all,
     prefetch_sketch,
     prepare_query,
 )
@@ -69,7 +69,7 @@ _GATE: Final = 5
 _WHOLE, _PARTS = 13, 8
 
 best_first = make_best_first(
-    estimate, prefetch_sketch, SKETCHES_AHEAD, 0, EXPANDED_TOGETHER, may_hide, is_outside
+    estimate, prefetch_sketch, SKETCHES_AHEAD, 0, estimate_all, may_hide, is_outside
 )
 
 

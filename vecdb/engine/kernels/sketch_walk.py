@@ -37,12 +37,12 @@ from vecdb.engine.kernels.sketches import (
     HEADS_OF_LINE,
     check_sketches,
     estimate,
+    estimate_all,
     prefetch_sketch,
     prepare_query,
 )
 
 __all__ = [
-    "EXPANDED_TOGETHER",
     "SKETCHES_AHEAD",
     "effort_by_sketches",
     "nearest_hub",
@@ -56,7 +56,6 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 SKETCHES_AHEAD = 64
-EXPANDED_TOGETHER = 2
 _ROWS_AHEAD, _LINES_AHEAD = 4, 16
 
 _PAGE_BYTES = mmap.PAGESIZE
@@ -64,7 +63,7 @@ _WILL_NEED = int(mmap.MADV_WILLNEED)
 _madvise = types.ExternalFunction("madvise", types.int32(types.int64, types.int64, types.int32))
 
 
-best_first = make_best_first(estimate, prefetch_sketch, SKETCHES_AHEAD, 0, EXPANDED_TOGETHER)
+best_first = make_best_first(estimate, prefetch_sketch, SKETCHES_AHEAD, 0, estimate_all)
 
 
 @inlined

@@ -20,7 +20,7 @@ All of it is the same on every processor: sums of products are of integers, and 
 the order in which they stand.
 """
 # numba infers the types of compiled functions; an intrinsic is called without its first argument.
-# mypy: disable-error-code="no-untyped-def, call-arg, arg-type"
+# mypy: disable-error-code="no-untyped-def, call-arg, arg-type, var-annotated"
 
 from __future__ import annotations
 
@@ -31,14 +31,23 @@ import numpy as np
 from vecdb.engine.kernels.byte_instructions import (
     LINE,
     dot_bytes,
+    dot_four_heads,
     dot_heads,
     load_float,
     load_half,
     prefetch_bytes,
 )
+from vecdb.engine.kernels.candidates import pack
 from vecdb.engine.kernels.compiling import inlined
 
-__all__ = ["HEADS_OF_LINE", "check_sketches", "estimate", "prefetch_sketch", "prepare_query"]
+__all__ = [
+    "HEADS_OF_LINE",
+    "check_sketches",
+    "estimate",
+    "estimate_all",
+    "prefetch_sketch",
+    "prepare_query",
+]
 
 HEADS_OF_LINE: Final = 128
 FACTOR_BYTES: Final = 8
@@ -71,12 +80,39 @@ def float_of_half(bits):
 @inlined
 def estimate(data, node):
     """Return the estimated score of a node; data as ``prepare_query`` returns it."""
-    sketches, query_heads, lines, offset, weight = data
-    begin = node * lines * LINE
-    factors = begin + lines * LINE - FACTOR_BYTES
-    product = np.float32(dot_heads(sketches, begin, query_heads, lines))
+    sketches, query_heads, lines, _, _ = data
+    return score_by_product(
+        data, node, dot_heads(sketches, node * lines * LINE, query_heads, lines)
+    )
+
+
+@inlined
+def score_by_product(data, node, product):
+    sketches, _, lines, offset, weight = data
+    factors = (node + 1) * lines * LINE - FACTOR_BYTES
     scale = float_of_half(load_half(sketches, factors))
-    return load_float(sketches, factors + 4) - scale * (product - offset) * weight
+    return load_float(sketches, factors + 4) - scale * (np.float32(product) - offset) * weight
+
+
+@inlined
+def estimate_all(data, nodes, first, end, keys, out):
+    """Write the keys of nodes[first:end] to keys, from out on: by fours, then one by one."""
+    sketches, query_heads, lines, _, _ = data
+    size, whole = lines * LINE, end - (end - first) % 4
+    for i in range(first, whole, 4):
+        some = (
+            np.int64(nodes[i]), np.int64(nodes[i + 1]), np.int64(nodes[i + 2]),
+            np.int64(nodes[i + 3]),
+        )  # fmt: skip
+        offsets = some[0] * size, some[1] * size, some[2] * size, some[3] * size
+        products = dot_four_heads(sketches, offsets, query_heads, lines)
+        for part in range(4):
+            node = some[part]
+            score = score_by_product(data, node, products[part])
+            keys[out + i - first + part] = pack(score, node)
+    for i in range(whole, end):
+        node = np.int64(nodes[i])
+        keys[out + i - first] = pack(estimate(data, node), node)
 
 
 @inlined

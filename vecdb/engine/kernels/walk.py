@@ -87,7 +87,7 @@ def prefetch_vector(data, node):
     prefetch_row(data[0], node, _LINES_AHEAD)
 
 
-best_first = make_best_first(score_row, prefetch_vector, _ROWS_AHEAD, _ROWS_AHEAD, 1)
+best_first = make_best_first(score_row, prefetch_vector, _ROWS_AHEAD, _ROWS_AHEAD)
 
 
 @kernel(types.void(

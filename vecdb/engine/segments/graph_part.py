@@ -17,6 +17,7 @@ from vecdb.engine.hnsw.reachability import reachable_nodes
 from vecdb.engine.segments.part_check import PartCheck, PartFinding, StoreRecords, is_among
 from vecdb.engine.segments.part_kind import CheckedSegment, PartData, PartFiles, PartKind
 from vecdb.engine.segments.row_arrays import ROW_IDS
+from vecdb.engine.system.mapped_pages import use_large_pages
 
 __all__ = ["GRAPH"]
 
@@ -69,6 +70,7 @@ class _GraphPart(PartKind[Graph]):
         files.check(
             fit=len(graph.links) == files.count and graph.upper_offsets.shape == (files.count + 1,)
         )
+        use_large_pages(graph.links)
         return graph
 
     def check(self, value: Graph, segment: CheckedSegment) -> PartCheck:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import resource
 import tempfile
@@ -39,6 +40,7 @@ __all__ = [
 
 _LOCK_POLL_S = 0.01
 _CHUNK_BYTES = 8 * 1024**2
+_LARGE_PAGE_BYTES = 2 * 1024**2
 _PROBE_BYTES = 64 * 1024
 """A disk with less free space than this counts as full."""
 
@@ -147,18 +149,24 @@ def write_array(path: Path, array: npt.NDArray[np.generic]) -> dict[str, Any]:
     """Write an array as .npy and fsync it. Its data begin at a multiple of 64 bytes, as NumPy
     writes them.
 
+    Each write ends at a multiple of the size of large pages, and the header is not written apart:
+    then the system can keep the file in large pages (``mapped_pages.py``).
+
     Returns:
         Its entry for a manifest: dtype, shape, size of the file in bytes, CRC-32 of its data.
     """
     array = np.ascontiguousarray(array)
     raw = memoryview(array.reshape(-1).view(np.uint8).data if array.size else b"")
-    crc = 0
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    first = _LARGE_PAGE_BYTES - header.tell()
+    crc = zlib.crc32(raw[:first])
     with open(path, "wb", opener=creating) as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        for start in range(0, len(raw), _CHUNK_BYTES):
-            chunk = raw[start : start + _CHUNK_BYTES]
-            crc = zlib.crc32(chunk, crc)
-            file.write(chunk)
+        file.write(header.getvalue() + raw[:first])
+        for start in range(first, len(raw), _LARGE_PAGE_BYTES):
+            piece = raw[start : start + _LARGE_PAGE_BYTES]
+            crc = zlib.crc32(piece, crc)
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
         size = file.tell()

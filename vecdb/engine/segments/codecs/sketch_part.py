@@ -42,6 +42,7 @@ from vecdb.engine.segments.part_kind import (
     PartSource,
 )
 from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
+from vecdb.engine.system.mapped_pages import use_large_pages
 
 __all__ = ["SKETCH"]
 
@@ -106,6 +107,7 @@ class _SketchPart(PartKind[Sketch]):
             and steps.shape == (len(basis),)
             and len(basis) <= heads_in(codes.shape[1] // LINE)
         )
+        use_large_pages(codes)
         return Sketch(
             codes,
             hubs,
