@@ -28,9 +28,9 @@ def check_index_fields(given: object) -> tuple[str, ...] | None:
     if given is None:
         return None
     # A text is iterable, too: each of its letters would be a field.
-    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+    if isinstance(given, str | bytes | Mapping) or (fields := _listed(given)) is None:
         raise _bad(f"index_fields must be a list of fields such as ['lang'], got {shown(given)}")
-    paths = {_path(field, f"index_fields[{at}]") for at, field in enumerate(given)}
+    paths = {_path(field, f"index_fields[{at}]") for at, field in enumerate(fields)}
     check_limit(limits.INDEX_FIELDS, len(paths))
     return tuple(sorted(map(path_text, paths)))
 
@@ -40,6 +40,16 @@ def named_paths(config: CollectionConfig) -> frozenset[Path] | None:
     if config.index_fields is None:
         return None
     return frozenset(split_path(name, "index_fields") for name in config.index_fields)
+
+
+def _listed(given: object) -> list[object] | None:
+    """Return the elements; None if there are none to go through, as in an array of no axes."""
+    if not isinstance(given, Iterable):
+        return None
+    try:
+        return list(given)
+    except TypeError:
+        return None
 
 
 def _path(field: object, place: str) -> Path:

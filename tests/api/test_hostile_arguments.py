@@ -114,6 +114,7 @@ CONFIG = {
     "M": r"\bM\b",
     "ef_construction": "ef_construction",
     "target_recall": "target_recall|exists already",
+    "index_fields": "index_fields|exists already",
     "metadata": "metadata|exists already",
 }
 IMPORTED = {
@@ -134,6 +135,7 @@ OF_DATABASE = {
             "M": INTEGER,
             "ef_construction": INTEGER,
             "target_recall": {"None"},
+            "index_fields": {"None"},
             "metadata": {"None"},
         },
     ),
@@ -145,6 +147,7 @@ OF_DATABASE = {
             "M": {"None"},
             "ef_construction": {"None"},
             "target_recall": {"None"},
+            "index_fields": {"None"},
             "metadata": {"None", "empty dict", "dict"},
         },
     ),
