@@ -5,8 +5,9 @@
     directory, in the manifest:
       seq          the state of the collection whose metadata these are
       ids          the section of all nodes, ascending by id
-      fields       for each: path, type_counts (may be missing), sets ("present", "lists", "odd":
-                   "all", "none", "nodes" or "bits"), sections
+      fields       for each: path, type_counts (missing in those of the first version, whose
+                   "types" counted otherwise; still written, as it reads them), sets ("present",
+                   "lists", "odd": "all", "none", "nodes" or "bits"), sections
       left_out     for each field that is not indexed: path, reason
       unlisted     whether there may be further fields, not indexed either
 
@@ -85,6 +86,7 @@ class BlobWriter:
         return {
             "path": list(path),
             "type_counts": field.type_counts,
+            "types": field.type_counts,
             "sets": sets,
             "sections": sections,
         }
