@@ -10,6 +10,7 @@ import pytest
 import vecdb
 from vecdb.engine.segments.segment import RowArrays, padded_width
 from vecdb.engine.store import layout
+from vecdb.engine.store.number_tables import unpack_numbers
 from vecdb.engine.testing import (
     opened_of,
 )
@@ -89,11 +90,11 @@ def test_block_with_gaps_unpacks() -> None:
 def test_tombstones_unpack_together() -> None:
     keys = [layout.row_key(row) for row in (3, 5, 2**40)]
     values = [layout.pack_u64(key, seq) for key, seq in zip(keys, (7, 8, 9), strict=True)]
-    found, seqs = layout.unpack_u64_table(b"".join(keys), b"".join(values), "tombstone")
+    found, seqs = unpack_numbers(b"".join(keys), b"".join(values), "tombstone")
     assert (found.tolist(), seqs.tolist()) == ([3, 5, 2**40], [7, 8, 9])
     values[1] = values[1][:-1] + b"\0"
     with pytest.raises(vecdb.DataLossError):
-        layout.unpack_u64_table(b"".join(keys), b"".join(values), "tombstone")
+        unpack_numbers(b"".join(keys), b"".join(values), "tombstone")
 
 
 @pytest.mark.parametrize("letters", ["abc", "aé", "漢字x"])

@@ -1,6 +1,6 @@
 """How is committed state stored? In one LMDB store per collection; all else derives from it.
 
-layout          format of every key and value
+layout          format of every key and value; number_tables: many values at once
 store           one collection's store: state, counters, applying batches
 rows            reads ids, records, vectors, tombstones and the log
 segment_table   reads the table of segments

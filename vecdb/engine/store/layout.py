@@ -99,7 +99,6 @@ __all__ = [
     "unpack_request",
     "unpack_skipped",
     "unpack_u64",
-    "unpack_u64_table",
     "unpack_value",
 ]
 
@@ -252,64 +251,10 @@ def pack_u64(key: bytes, number: int) -> bytes:
     return payload + _CRC.pack(zlib.crc32(payload, zlib.crc32(key)))
 
 
-def pack_u64_table(rows: npt.NDArray[np.uint64], number: int) -> list[tuple[bytes, bytes]]:
-    """Return the keys of rows and, for each, ``pack_u64`` of one number."""
-    keys, payload = rows.astype(">u8"), np.frombuffer(_U64.pack(number), np.uint8)
-    crc = np.full(len(rows), 0xFFFFFFFF, np.uint32)
-    for column in (*keys.view(np.uint8).reshape(-1, 8).T, *payload):
-        crc = _CRC_TABLE[(crc ^ column) & 0xFF] ^ (crc >> np.uint32(8))
-    crc ^= np.uint32(0xFFFFFFFF)
-    values = np.empty((len(rows), 12), np.uint8)
-    values[:, :8], values[:, 8:] = payload, crc.astype("<u4").view(np.uint8).reshape(-1, 4)
-    raw_keys, raw_values = keys.tobytes(), values.tobytes()
-    ends = zip(range(8, len(raw_keys) + 8, 8), range(12, len(raw_values) + 12, 12), strict=True)
-    return [(raw_keys[at - 8 : at], raw_values[end - 12 : end]) for at, end in ends]
-
-
 def unpack_u64(key: bytes | memoryview, value: bytes | memoryview, what: str) -> int:
     """Return the number of ``pack_u64``. Raises as ``unpack_value``."""
     number: int = _U64.unpack(unpack_value(key, value, what))[0]
     return number
-
-
-def unpack_u64_table(
-    keys: bytes, values: bytes, what: str
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Unpack many values of ``pack_u64`` whose keys are rows: rows and numbers, int64 (n,) each.
-
-    keys: 8 bytes each, values: 12 bytes each, concatenated. Checksums are computed one byte column
-    at a time over all values, which is many times faster than value by value.
-    """
-    if 12 * len(keys) != 8 * len(values):
-        raise DataLossError(
-            f"{len(keys) // 8} values ({what}) have {len(values)} bytes, expected "
-            f"{12 * (len(keys) // 8)}",
-            Reason.CHECKSUM,
-        )
-    key_bytes = np.frombuffer(keys, np.uint8).reshape(-1, 8)
-    value_bytes = np.frombuffer(values, np.uint8).reshape(-1, 12)
-    crc = np.full(len(key_bytes), 0xFFFFFFFF, np.uint32)
-    for column in (*key_bytes.T, *value_bytes[:, :8].T):
-        crc = _CRC_TABLE[(crc ^ column) & 0xFF] ^ (crc >> np.uint32(8))
-    stored = np.ascontiguousarray(value_bytes[:, 8:]).view("<u4").ravel()
-    wrong = np.flatnonzero((crc ^ np.uint32(0xFFFFFFFF)) != stored)
-    if len(wrong):
-        at = int(wrong[0])
-        unpack_value(keys[8 * at : 8 * at + 8], values[12 * at : 12 * at + 12], what)
-    rows = key_bytes.view(">u8").ravel().astype(np.int64)
-    numbers = np.ascontiguousarray(value_bytes[:, :8]).view("<u8").ravel().astype(np.int64)
-    return rows, numbers
-
-
-def _crc_table() -> npt.NDArray[np.uint32]:
-    """Return the table of a bytewise CRC-32 (reflected polynomial 0xEDB88320, zlib's)."""
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = np.where(table & 1, np.uint32(0xEDB88320) ^ (table >> 1), table >> 1)
-    return table
-
-
-_CRC_TABLE: Final = _crc_table()
 
 
 def pack_json(key: bytes, entry: Mapping[str, object]) -> bytes:
@@ -492,8 +437,9 @@ def unpack_request(key: bytes | memoryview, value: bytes | memoryview) -> Reques
 
 def parse_request(payload: bytes | memoryview) -> Request:
     """Return ``unpack_request`` of a payload whose checksum was compared; as ``parse_block``."""
-    # For a time before the first release, the positions of skipped ids followed.
-    return Request(*_REQUEST.unpack_from(payload))
+    # For a time before the first release, the positions of skipped ids followed, of 4 bytes each.
+    tail = (len(payload) - _REQUEST.size) // 4 * 4
+    return Request(*_REQUEST.unpack(payload[: len(payload) - tail]))
 
 
 def request_age_key(seq: int) -> bytes:

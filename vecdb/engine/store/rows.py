@@ -17,6 +17,7 @@ import numpy.typing as npt
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.transaction import Cursor, DatabaseHandle, Transaction
 from vecdb.engine.store import layout
+from vecdb.engine.store.number_tables import unpack_numbers
 from vecdb.errors import DataLossError
 from vecdb.reasons import Reason
 
@@ -326,7 +327,7 @@ class RowReader:
                     next_row = int(numbers[taken])
                 if taken < len(some):
                     break
-            rows, seqs = layout.unpack_u64_table(bytes(keys), bytes(values), "tombstone")
+            rows, seqs = unpack_numbers(bytes(keys), bytes(values), "tombstone")
         return rows, seqs, next_row
 
     def read_log(

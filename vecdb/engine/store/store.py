@@ -25,6 +25,7 @@ from vecdb.engine.store.changed_rows import ChangedRows
 from vecdb.engine.store.changes import Changes, changes_of
 from vecdb.engine.store.clock import StoreClock
 from vecdb.engine.store.conditions import check_condition
+from vecdb.engine.store.number_tables import pack_numbers
 from vecdb.engine.store.requests import Requests
 from vecdb.engine.store.rows import RowReader
 from vecdb.engine.store.scroll_uses import ScrollUses
@@ -420,7 +421,7 @@ class Store:
         self, transaction: Transaction, rows: npt.NDArray[np.uint64], seq: int
     ) -> None:
         with transaction.cursor(self._handles.dead) as cursor:
-            cursor.putmulti(layout.pack_u64_table(rows, seq))
+            cursor.putmulti(pack_numbers(rows, seq))
 
     def remove_tombstones(self, transaction: Transaction, rows: npt.NDArray[np.int64]) -> None:
         """Remove the tombstones of rows that no block, segment or reservation holds any more."""
