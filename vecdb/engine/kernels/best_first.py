@@ -132,6 +132,23 @@ def make_peek(prefetch_node: Callable[..., Any], most: int) -> Callable[..., Any
     return peek
 
 
+def make_key_of(
+    score_node: Callable[..., Any], prefetch_node: Callable[..., Any], ahead: int,
+    peek: Callable[..., Any],
+) -> Callable[..., Any]:  # fmt: skip
+    """Return an inlined function that returns the key of seen[i], and prefetches later ones."""
+
+    @inlined
+    def key_of(data, links, n, visited, seen, i, end, pool, cursor, count):
+        if i + ahead < end:
+            prefetch_node(data, np.int64(seen[i + ahead]))
+        if i + _PEEK_BEFORE_END == end and cursor < count:
+            peek(data, links, node_of(pool[cursor]), n, visited)
+        return pack(score_node(data, np.int64(seen[i])), np.int64(seen[i]))
+
+    return key_of
+
+
 @inlined
 def bound_of(pool, count, k, ef, gamma, shift, slack, far, ef_far):
     """Return the key behind which candidates are not expanded, by all rules."""
@@ -179,6 +196,26 @@ def expand(links, n, visited, seen, end, pool, key, cursor, count, heap, waiting
 
 
 @inlined
+def start(visited, seen, pool, heap, key, is_live):
+    """Visit the first node; return the number of live candidates."""
+    node, count = node_of(key), np.int64(is_live)
+    visited[node >> 6] |= np.uint64(1) << np.uint64(node & 63)
+    seen[0] = node
+    pool[0 if is_live else heap] = key
+    return count
+
+
+@inlined
+def add_live(links, pool, key, cursor, count, ef):
+    """Insert a live candidate, and prefetch its links if it is the nearest one not expanded; return
+    its place, and the new cursor and count."""
+    place = insert(pool, count, key)
+    if place <= cursor:
+        prefetch_row(links, node_of(key), _LINKS_LINES)
+    return place, min(cursor, place), min(count + 1, ef)
+
+
+@inlined
 def score_none(data, seen, unscored, stop, pool, keys):
     """Stand in for ``score_all`` where nodes are scored one by one."""
 
@@ -199,15 +236,14 @@ def make_best_first(
     Args:
         score_node, prefetch_node: inlined (data, node): returns the score of a node, float32; asks
             for the memory that this reads.
-        ahead, peeked: nodes to ask for before they are scored, and of the candidate that is
-            probably expanded next.
+        ahead, peeked: nodes to ask for before they are scored; of the probable next candidate.
         score_all: inlined (data, nodes, first, end, keys, out): writes the keys of nodes[first:end]
-            to keys, from out on. If it is given, the next candidate is expanded before the
-            neighbours of this one are scored.
+            to keys[out:]. With it the next candidate is expanded before these are scored.
         hides, is_hidden: inlined (dead), (dead, node): return whether any node counts as deleted,
             and whether one does; by default ``dead`` is a delete bitmap.
     """
-    peek, one_ahead = make_peek(prefetch_node, peeked), score_all is not score_none
+    key_of = make_key_of(score_node, prefetch_node, ahead, make_peek(prefetch_node, peeked))
+    one_ahead = score_all is not score_none
 
     @inlined
     def best_first(
@@ -218,10 +254,8 @@ def make_best_first(
         keys = pool.shape[0] - links.shape[1]
         bounding = max(k, ef_far)  # The first so many candidates decide where a walk by gamma ends.
         key = pack(score, node)
-        visited[node >> 6] |= np.uint64(1) << np.uint64(node & 63)
-        seen[0], end, unscored = node, 1, 1
-        count = 0 if has_deleted and is_hidden(dead, node) else 1
-        pool[heap if count == 0 else 0] = key
+        is_live = not (has_deleted and is_hidden(dead, node))
+        count, end, unscored = start(visited, seen, pool, heap, key, is_live), 1, 1
         cursor, passed, waiting, deleted = 0, 0, 1 - count, 1 - count
         bound = NO_BOUND if count < ef else key
         while True:
@@ -242,31 +276,22 @@ def make_best_first(
                 if one_ahead:
                     key = pool[keys + i - unscored]
                 else:
-                    if i + ahead < end:
-                        prefetch_node(data, np.int64(seen[i + ahead]))
-                    if i + _PEEK_BEFORE_END == end and cursor < count:
-                        peek(data, links, node_of(pool[cursor]), n, visited)
-                    key = pack(score_node(data, node), node)
+                    key = key_of(data, links, n, visited, seen, i, end, pool, cursor, count)
                 if key >= bound:
                     continue
                 if has_deleted and is_hidden(dead, node):
                     add_waiting(pool, heap, waiting, key)
                     waiting, deleted = waiting + 1, deleted + 1
                     continue
-                place = insert(pool, count, key)
-                if place <= cursor:
-                    cursor = place
-                    prefetch_row(links, node, _LINKS_LINES)
-                count = min(count + 1, ef)
+                place, cursor, count = add_live(links, pool, key, cursor, count, ef)
                 if place < bounding or count >= ef:
                     bound = bound_of(pool, count, k, ef, gamma, shift, slack, far, ef_far)
             unscored = stop
-            if deleted > deleted_max or end > end_max:
+            if deleted > deleted_max or end > end_max or (
+                end > probe and meets_too_few(count, deleted, share)
+            ):  # fmt: skip
                 return 0, end, passed
-            if end > probe:
-                if meets_too_few(count, deleted, share):
-                    return 0, end, passed
-                probe = end_max
+            probe = end_max if end > probe else probe
             key = nearest_of(pool, cursor, count, heap, waiting)
         return count, end, passed
 

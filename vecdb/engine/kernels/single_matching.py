@@ -140,6 +140,30 @@ def check_sketches(vectors, links, sketches, hubs, hub_sketches, mean, basis, ba
         raise ValueError("find_matching: arrays that don't belong together")
 
 
+@inlined
+def check_numbers(whole, parts, gate, nodes):
+    """Raise ValueError unless these have the sizes and bounds that the kernel relies on."""
+    if whole.shape[0] != _WHOLE or parts.shape[0] != _PARTS or gate.shape[0] != _GATE:
+        raise ValueError("find_matching: numbers that don't belong together")
+    start, stop, k, probe = gate[3], gate[4], whole[1], whole[11]
+    if start < 0 or stop < start or stop > nodes.shape[0] or k < 1 or probe < 0:
+        raise ValueError("find_matching: nodes past the end, or no hits")
+
+
+@inlined
+def check_scratch(visited, seen, pool, n, pool_size):
+    """Raise ValueError if the arrays of a ``Scratch`` are too small."""
+    if visited.shape[0] << 6 < n or seen.shape[0] <= n or pool.shape[0] < pool_size:
+        raise ValueError("find_matching: too little scratch memory")
+
+
+@inlined
+def put_best(exact, found, scores):
+    """Write nodes and scores of the first keys."""
+    for i in range(found.shape[1]):
+        found[0, i], scores[0, i] = node_of(exact[i]), score_of(exact[i])
+
+
 @kernel(types.int64(
     *_GIVEN, read(types.uint8, 2), read(types.int32, 1), read(types.uint8, 2),
     read(types.float32, 1), read(types.uint8, 2), read(types.float32, 1),
@@ -157,10 +181,10 @@ def find_matching(
         mask, codes: of the gate; mask is not used with a span above 0, codes are otherwise not.
         nodes: int32, of the list; nodes outside the rows and deleted ones are left out.
         gate: int64 (5,): shift, low and span, and where in ``nodes`` the list begins and ends.
+        numbers, text, distances, whole, parts: see the module docstring.
         The others: as for ``find_by_sketches``.
     """
-    if whole.shape[0] != _WHOLE or parts.shape[0] != _PARTS or gate.shape[0] != _GATE:
-        raise ValueError("find_matching: numbers that don't belong together")
+    check_numbers(whole, parts, gate, nodes)
     check_given(raw, numbers, distances, whole[:10], parts[:7], vectors, rows, id_offsets)
     check_sketches(vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps)
     n, k, lines = vectors.shape[0], distances.shape[0], sketches.shape[1] >> 6
@@ -168,12 +192,7 @@ def find_matching(
     if walks:
         check_gate(mask, codes, dead, gate[0], gate[1], gate[2], n)
     ef, deleted_max = min(max(whole[2], k), n), DELETED_MIN + (n >> 2)
-    if start < 0 or stop < start or stop > nodes.shape[0] or k < 1 or whole[11] < 0:
-        raise ValueError("find_matching: nodes past the end, or no hits")
-    if visited.shape[0] << 6 < n or seen.shape[0] <= n or (
-        pool.shape[0] < ef + 1 + deleted_max + LISTS * links.shape[1]
-    ):  # fmt: skip
-        raise ValueError("find_matching: too little scratch memory")
+    check_scratch(visited, seen, pool, n, ef + 1 + deleted_max + LISTS * links.shape[1])
     query = np.empty((1, vectors.shape[1]), np.float32)
     check_shapes(vectors, n, dead, query)
     if not (
@@ -215,8 +234,7 @@ def find_matching(
     if count < k:
         return UNUSUAL
     found, scores = np.empty((1, k), np.int64), np.empty((1, k), np.float32)
-    for i in range(k):
-        found[0, i], scores[0, i] = node_of(exact[i]), score_of(exact[i])
+    put_best(exact, found, scores)
     is_whole = gathered(
         found, scores, whole[5], rows, id_offsets, id_bytes, whole[8], numbers, text, distances
     )

@@ -255,18 +255,22 @@ def write_segment(
     fsync_folder(folder)
     fsync_folder(folder.parent)
     failpoint("segment.synced")
-    entry = SegmentEntry(
-        PUBLISHED,
-        first_row,
-        end_row,
-        seq,
-        kind=manifest["kind"],
-        count=count,
-        file_bytes=len(raw) + sum(a["bytes"] for a in manifest["arrays"].values()),
-        manifest_crc=crc,
-    )
+    entry = _entry_of(manifest, len(raw), crc)
     _check_written(Segment(folder, number, collection_id, entry))
     return replace(entry, verified=True)
+
+
+def _entry_of(manifest: dict[str, Any], manifest_bytes: int, manifest_crc: int) -> SegmentEntry:
+    return SegmentEntry(
+        PUBLISHED,
+        manifest["first_row"],
+        manifest["end_row"],
+        manifest["seq"],
+        kind=manifest["kind"],
+        count=manifest["count"],
+        file_bytes=manifest_bytes + sum(a["bytes"] for a in manifest["arrays"].values()),
+        manifest_crc=manifest_crc,
+    )
 
 
 def _make_empty(folder: Path) -> None:
