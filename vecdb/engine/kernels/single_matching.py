@@ -30,7 +30,6 @@ import numpy as np
 from numba import types
 
 from vecdb.engine.kernels.best_first import DELETED_MIN, LISTS, make_best_first
-from vecdb.engine.kernels.byte_instructions import LINE
 from vecdb.engine.kernels.candidates import node_of, score_of
 from vecdb.engine.kernels.code_ranges import check_gate, is_outside, may_hide
 from vecdb.engine.kernels.compiling import (
@@ -52,8 +51,8 @@ from vecdb.engine.kernels.sketch_walk import (
     score_again,
 )
 from vecdb.engine.kernels.sketches import (
-    FACTOR_BYTES,
     HEADS_OF_LINE,
+    check_sketches,
     estimate,
     estimate_all,
     prefetch_sketch,
@@ -127,17 +126,15 @@ def check_given(raw, numbers, distances, whole, parts, vectors, rows, id_offsets
 
 
 @inlined
-def check_sketches(vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps):
+def check_graph(vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps):
     """Raise ValueError unless these arrays belong together."""
-    n, lines, (heads, width) = vectors.shape[0], sketches.shape[1] >> 6, basis.shape
+    n = vectors.shape[0]
     if (
-        links.shape[0] != n or sketches.shape[0] != n or sketches.shape[1] != lines * LINE
-        or hub_sketches.shape[0] != hubs.shape[0] or hub_sketches.shape[1] != lines * LINE
-        or mean.shape[0] not in (0, vectors.shape[1]) or width < vectors.shape[1]
-        or width % LINE != 0
-        or heads > lines * HEADS_OF_LINE - 2 * FACTOR_BYTES or basis_steps.shape[0] != heads
+        links.shape[0] != n or sketches.shape[0] != n
+        or hub_sketches.shape[0] != hubs.shape[0] or hub_sketches.shape[1] != sketches.shape[1]
     ):  # fmt: skip
         raise ValueError("find_matching: arrays that don't belong together")
+    check_sketches(sketches, vectors, mean, basis, basis_steps)
 
 
 @inlined
@@ -186,7 +183,7 @@ def find_matching(
     """
     check_numbers(whole, parts, gate, nodes)
     check_given(raw, numbers, distances, whole[:10], parts[:7], vectors, rows, id_offsets)
-    check_sketches(vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps)
+    check_graph(vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps)
     n, k, lines = vectors.shape[0], distances.shape[0], sketches.shape[1] >> 6
     walks, start, stop = whole[10] != 0, gate[3], gate[4]
     if walks:
