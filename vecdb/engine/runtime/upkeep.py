@@ -115,6 +115,8 @@ class Upkeep:
                 opened = self._find(collection_id)
                 if opened is not None:
                     self._do(opened, kind)
+                else:
+                    self.forget(collection_id)  # A retry would be due forever.
             except (NotFoundError, FailedPreconditionError):
                 self.forget(collection_id)  # Dropped or closed in the meantime.
             except Exception as error:
