@@ -21,10 +21,10 @@ from vecdb.engine.interchange.export.export import CHUNK_BYTES, export
 from vecdb.engine.interchange.importing.incoming import receive_import
 from vecdb.engine.maintenance.backup.process import back_up
 from vecdb.engine.runtime.changing import change_rows
-from vecdb.engine.search.facets import facet, fields
-from vecdb.engine.search.listing import list_ids
-from vecdb.engine.search.lookup import get_records
+from vecdb.engine.search.filters.facets import facet, fields
+from vecdb.engine.search.filters.listing import list_ids
 from vecdb.engine.search.search import SearchRequest
+from vecdb.engine.search.snapshots.lookup import get_records
 from vecdb.engine.store.batch import (
     UpsertBatch,
     make_batch,

@@ -11,7 +11,7 @@ import pytest
 import vecdb
 from tests.waiting import eventually
 from vecdb.engine.indexing.merge_policy import FLAT_SEGMENTS_MAX, GROUP_SEGMENTS_MAX, Pace, plan
-from vecdb.engine.search.snapshot import SegmentSnapshot
+from vecdb.engine.search.snapshots.snapshot import SegmentSnapshot
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.segment import RowArrays
 

@@ -18,7 +18,7 @@ import vecdb
 from tests.hnsw.test_repair import two_clouds as torn
 from tests.waiting import HANG_S
 from vecdb.engine.interchange.faiss.write import hnsw_index
-from vecdb.engine.search.snapshot import Snapshot
+from vecdb.engine.search.snapshots.snapshot import Snapshot
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.testing import opened_of
 

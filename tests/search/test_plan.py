@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vecdb.engine.search.plan import UnitPlan, Wish, plan_search
-from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit
+from vecdb.engine.search.snapshots.snapshot import NOTHING_DELETED, SearchUnit
 from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_kind import Parts

@@ -22,9 +22,9 @@ from tests.serving import ServerProcess, running_server
 from tests.waiting import HANG_S, eventually
 from vecdb.engine.api.database import Database
 from vecdb.engine.search import hits as answers
-from vecdb.engine.search import lookup
 from vecdb.engine.search import search as search_module
 from vecdb.engine.search.search import Searcher
+from vecdb.engine.search.snapshots import lookup
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import MemoryBudget
 from vecdb.engine.testing import runtime_of

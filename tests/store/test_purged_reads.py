@@ -15,7 +15,8 @@ from tests.model import Model
 from tests.places import override, value_of
 from tests.store.replacing import DIM, check, names, replaced, rows
 from tests.waiting import HANG_S
-from vecdb.engine.search import lookup, search
+from vecdb.engine.search import search
+from vecdb.engine.search.snapshots import lookup
 from vecdb.engine.store import layout, leases
 from vecdb.engine.store.purging import purge_all
 from vecdb.engine.testing import opened_of

@@ -24,8 +24,8 @@ from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.runtime.catalog_entry import new_entry
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.runtime import Runtime
-from vecdb.engine.search.snapshot import SegmentSnapshot, Snapshot
-from vecdb.engine.search.snapshot_manager import SnapshotManager
+from vecdb.engine.search.snapshots.snapshot import SegmentSnapshot, Snapshot
+from vecdb.engine.search.snapshots.snapshot_manager import SnapshotManager
 from vecdb.engine.segments.lifecycle import Reservation
 from vecdb.engine.segments.segment import Segment
 from vecdb.engine.store import layout
@@ -35,14 +35,16 @@ from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline
 from vecdb.types import CollectionConfig, Receipt
 
+_SNAPSHOTS: Final = "vecdb.engine.search.snapshots"
+
 PLACES: Final = {
     # Constants.
     "batch_step_rows": "vecdb.engine.hnsw.batch_builder:_STEP_ROWS",
     "prepare_changes": "vecdb.engine.runtime.changing:_prepared",
     "evaluated_rows_max": "vecdb.engine.store.changes:_EVALUATED_ROWS_MAX",
-    "candidate_cost": "vecdb.engine.search.matched_rows:_CANDIDATE_COST",
-    "distinct_values_max": "vecdb.engine.search.facets:_DISTINCT_MAX",
-    "listed_rows_few": "vecdb.engine.search.listing:_FEW_ROWS",
+    "candidate_cost": "vecdb.engine.search.filters.matched_rows:_CANDIDATE_COST",
+    "distinct_values_max": "vecdb.engine.search.filters.facets:_DISTINCT_MAX",
+    "listed_rows_few": "vecdb.engine.search.filters.listing:_FEW_ROWS",
     "sure_of_walk": "vecdb.engine.search.filter_plan:_SURE_OF_WALK",
     "scroll_passed_rows_max": "vecdb.engine.store.scroll:_PASSED_ROWS_MAX",
     "catalog_patience_s": "vecdb.engine.runtime.catalog:_PATIENCE_S",
@@ -62,16 +64,16 @@ PLACES: Final = {
     "flush_wait_s_max": "vecdb.engine.indexing.indexer:_FLUSH_WAIT_S_MAX",
     "import_batch_bytes": "vecdb.engine.interchange.importing.import_file:_BATCH_BYTES",
     "indexer_end_s_max": "vecdb.engine.indexing.supervisor:_END_S_MAX",
-    "lookup_slice_records": "vecdb.engine.search.lookup:_SLICE_RECORDS",
+    "lookup_slice_records": f"{_SNAPSHOTS}.lookup:_SLICE_RECORDS",
     "meter_failed_pause_s": "vecdb.engine.runtime.metering:_FAILED_PAUSE_S",
     "purge_relief_s": "vecdb.engine.store.purging:_RELIEF_S",
     "purge_step_rows": "vecdb.engine.store.purging:_STEP_ROWS",
     "reader_check_s": "vecdb.engine.kv.environment:_READER_CHECK_S",
-    "scan_counted_rows": "vecdb.engine.search.streaming:_COUNTED_ROWS",
-    "memtable_chunk_bytes": "vecdb.engine.search.memtable:_CHUNK_BYTES",
-    "recent_batches_bytes": "vecdb.engine.search.recent_batches:_BYTES_MAX",
-    "scan_slice_bytes": "vecdb.engine.search.streaming:_SLICE_BYTES",
-    "scan_slice_tombstones": "vecdb.engine.search.streaming:_SLICE_TOMBSTONES",
+    "scan_counted_rows": f"{_SNAPSHOTS}.streaming:_COUNTED_ROWS",
+    "memtable_chunk_bytes": f"{_SNAPSHOTS}.memtable:_CHUNK_BYTES",
+    "recent_batches_bytes": f"{_SNAPSHOTS}.recent_batches:_BYTES_MAX",
+    "scan_slice_bytes": f"{_SNAPSHOTS}.streaming:_SLICE_BYTES",
+    "scan_slice_tombstones": f"{_SNAPSHOTS}.streaming:_SLICE_TOMBSTONES",
     "scroll_idle_s": "vecdb.engine.store.scroll_uses:_IDLE_S",
     "scroll_slice_rows": "vecdb.engine.store.scroll:_SLICE_ROWS",
     "scroll_slice_rows_min": "vecdb.engine.store.scroll:_SLICE_ROWS_MIN",
@@ -88,25 +90,25 @@ PLACES: Final = {
     "after_commit": "vecdb.engine.runtime.runtime:Runtime._committed",
     "begin_transaction": "vecdb.engine.kv.environment:Environment._begin",
     "build_progressed": "vecdb.engine.indexing.indexer:CollectionIndexer._progressed",
-    "changed_nodes": "vecdb.engine.search.matching:Matcher._changed",
+    "changed_nodes": "vecdb.engine.search.filters.matching:Matcher._changed",
     "commit_transaction": "vecdb.engine.kv.environment:Environment._commit",
     "copy_requests": "vecdb.engine.maintenance.compaction:_copy_requests",
     "copy_store": "vecdb.engine.maintenance.compaction:_copy",
-    "columns_for_values": "vecdb.engine.search.column_values:usable_columns",
-    "count_records": "vecdb.engine.search.lookup:_count",
+    "columns_for_values": "vecdb.engine.search.filters.column_values:usable_columns",
+    "count_records": f"{_SNAPSHOTS}.lookup:_count",
     "export_chunks": "vecdb.engine.interchange.export.export:_chunks",
-    "fill_snapshot": "vecdb.engine.search.snapshot_manager:SnapshotManager._filled_in_slices",
-    "find_rows": "vecdb.engine.search.lookup:_find",
+    "fill_snapshot": f"{_SNAPSHOTS}.snapshot_manager:SnapshotManager._filled_in_slices",
+    "find_rows": f"{_SNAPSHOTS}.lookup:_find",
     "is_lock_holder_stopped": "vecdb.engine.kernels.cache:_is_stopped",
     "lease_clock_ns": "vecdb.engine.store.leases:_now_ns",
     "list_segments": "vecdb.engine.maintenance.checking.segments:_listed",
-    "measure_samples": "vecdb.engine.search.meter:RecallMeter.step",
+    "measure_samples": "vecdb.engine.search.recall.meter:RecallMeter.step",
     "open_collection": "vecdb.engine.runtime.runtime:Runtime._open_collection",
     "read_npy_header": "vecdb.engine.segments.array_files:_read_header",
-    "read_scan_slice": "vecdb.engine.search.streaming:_read_slice",
+    "read_scan_slice": f"{_SNAPSHOTS}.streaming:_read_slice",
     "read_scroll_slice": "vecdb.engine.store.scroll:_read_slice",
     "receive_import": "vecdb.engine.interchange.importing.incoming:_Spool.receive",
-    "segment_gone_error": "vecdb.engine.search.snapshot_manager:_SegmentGoneError",
+    "segment_gone_error": f"{_SNAPSHOTS}.snapshot_manager:_SegmentGoneError",
     "start_indexer": "vecdb.engine.indexing.supervisor:Supervisor._start",
     "take_batches": "vecdb.engine.store.writer:Writer._take",
     "write_batches": "vecdb.engine.store.writer:Writer._write",

@@ -19,10 +19,10 @@ from vecdb.engine.interchange.export.export import ExportRequest, export
 from vecdb.engine.runtime.changing import change_rows
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.runtime import Runtime
-from vecdb.engine.search.facets import facet, fields
-from vecdb.engine.search.listing import list_ids
-from vecdb.engine.search.lookup import get_records
+from vecdb.engine.search.filters.facets import facet, fields
+from vecdb.engine.search.filters.listing import list_ids
 from vecdb.engine.search.search import SearchRequest
+from vecdb.engine.search.snapshots.lookup import get_records
 from vecdb.engine.store.batch import make_batch, make_delete, make_patch, make_write_options
 from vecdb.engine.store.scroll import PageRequest, end_scroll, read_page
 from vecdb.engine.system.deadline import Deadline

@@ -25,8 +25,13 @@ from vecdb.engine.hnsw.graph import HNSWLIB
 from vecdb.engine.indexing.merge_policy import GROUP_SEGMENTS_MAX, Pace, plan
 from vecdb.engine.indexing.outdated import is_outdated
 from vecdb.engine.indexing.trimming import trim_tombstones
-from vecdb.engine.search.snapshot import DELETED_FRACTION_MAX, SegmentSnapshot, Snapshot, is_clean
-from vecdb.engine.search.snapshot_manager import SnapshotManager
+from vecdb.engine.search.snapshots.snapshot import (
+    DELETED_FRACTION_MAX,
+    SegmentSnapshot,
+    Snapshot,
+    is_clean,
+)
+from vecdb.engine.search.snapshots.snapshot_manager import SnapshotManager
 from vecdb.engine.segments.columns.column_part import COLUMNS
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vecdb.engine.search.snapshot import DELETED_FRACTION_MAX, SegmentSnapshot, is_clean
+from vecdb.engine.search.snapshots.snapshot import DELETED_FRACTION_MAX, SegmentSnapshot, is_clean
 from vecdb.engine.segments.segment import padded_width
 
 __all__ = ["GROUP_SEGMENTS_MAX", "Pace", "graph_row_bytes", "plan"]

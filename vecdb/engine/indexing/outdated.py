@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vecdb.engine.search.snapshot import SegmentSnapshot
+from vecdb.engine.search.snapshots.snapshot import SegmentSnapshot
 from vecdb.engine.segments.columns.column_part import COLUMNS
 from vecdb.engine.store.store import Store
 

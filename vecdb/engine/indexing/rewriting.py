@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vecdb.engine.search.snapshot import Snapshot
+from vecdb.engine.search.snapshots.snapshot import Snapshot
 from vecdb.engine.segments.flushing import intact_rows, write_and_publish
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import (

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.kv.transaction import Transaction
-from vecdb.engine.search.snapshot import Snapshot
+from vecdb.engine.search.snapshots.snapshot import Snapshot
 from vecdb.engine.store.segment_table import reserved_intervals
 from vecdb.engine.store.store import Store
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from vecdb import limits
 from vecdb.checks import Target
-from vecdb.engine.search.lookup import records_at_once
+from vecdb.engine.search.snapshots.lookup import records_at_once
 from vecdb.engine.store.batch import DeleteBatch, PatchBatch, of_rows
 from vecdb.engine.store.changes import prepare
 from vecdb.engine.store.filtered_rows import FilteredRows, OvertakenError, Prepared, advance

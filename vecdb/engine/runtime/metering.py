@@ -1,10 +1,10 @@
 """The background thread that measures recall, within a budget of CPU time.
 
-Each open collection has a recall meter (``search/meter.py``). Searches leave samples with it; this
-thread runs the meters that have some, in turn, one step at a time. After a step that took c seconds
-of CPU time it pauses so long that c is the budget's share of the time since the step began. During
-the pause the meters that have samples take a few more, spread over it, so that the next step
-measures several queries with one scan.
+Each open collection has a recall meter (``search/recall/meter.py``). Searches leave samples with
+it; this thread runs the meters that have some, in turn, one step at a time. After a step that took
+c seconds of CPU time it pauses so long that c is the budget's share of the time since the step
+began. During the pause the meters that have samples take a few more, spread over it, so that the
+next step measures several queries with one scan.
 
 While a step runs, the thread sleeps between slices, so that it takes a quarter of a core at most.
 The thread starts with the first sample.
@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from vecdb.engine.search.meter import RecallMeter
-from vecdb.engine.search.samples import SAMPLES_MAX
+from vecdb.engine.search.recall.meter import RecallMeter
+from vecdb.engine.search.recall.samples import SAMPLES_MAX
 from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import CancelledError, FailedPreconditionError, NotFoundError
 

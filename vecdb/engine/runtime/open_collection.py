@@ -23,10 +23,10 @@ from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.runtime.opening_checks import check_counters
 from vecdb.engine.runtime.options import Options
-from vecdb.engine.search.matched_rows import MatchedRows
-from vecdb.engine.search.meter import RecallMeter
+from vecdb.engine.search.filters.matched_rows import MatchedRows
+from vecdb.engine.search.recall.meter import RecallMeter
 from vecdb.engine.search.search import Searcher
-from vecdb.engine.search.snapshot_manager import SnapshotManager
+from vecdb.engine.search.snapshots.snapshot_manager import SnapshotManager
 from vecdb.engine.segments.flushing import flat_rows_max, flush, row_bytes
 from vecdb.engine.segments.verifying import Verifier
 from vecdb.engine.store import layout

@@ -1,46 +1,21 @@
 """How is a query executed?
 
 search             runs queries over the search units of a snapshot
+single             package: the short way of one query
+variants           package: queries by example, within a distance, and in groups
 filtered           units and answers of searches with filters
+node_scans         scans of the nodes that match
+hits               merges the units' results; adds ids, metadata and vectors
+plan               walk or scan for each unit, with which effort, and the recall to expect
 filter_plan        the cheapest way to search a unit with a filter
 walk_shapes        how many nodes walks visit in a graph, measured
-node_scans         scans of the nodes that match
-matching           which rows match a filter; id_rows: the rows of a set of ids
-single             the short way of one query in a few units; single_ways: what it prepares
-single_filtered    the short way of one query with a filter, in one graph
-plan               walk or scan for each unit, with which effort, and the recall to expect
 disk_reads         whether searches wait for the disk
-hits               merges the units' results; adds ids, metadata and vectors
-variants           queries by example (examples), within_distance, and in groups (grouping, by
-                   group_values), from more candidates than a plain search asks for
 request            the arguments of a search; call_bytes: the memory that it reserves
-snapshot           one committed state: segments, delete bitmaps, memtable
-column_matches     which nodes match by the columns of a segment, and which are undecided
-column_values      the values of fields by the columns of a segment
-recent_columns     columns in memory, of rows in no graph; row_runs: intervals of rows
-snapshot_manager   creates snapshots and caches the newest
-recent_batches     vectors of the newest batches, for the next snapshot
-memtable           rows not yet in a segment
-facets             values of a field and their counts; the fields
-listing            ids in order, page by page
-matched_rows       the live rows that match a filter; segment_ids: the ids of rows
-streaming          reads rows that a snapshot does not hold from the store, in slices
-lookup             reads rows by id or row number
-meter              measures recall with real queries; samples: taking them from searches
-real_curves        curves measured with real queries; recall_history: recall of the last day
+filters            package: which rows match a filter, and the values of their fields
+recall             package: the recall that real queries get
+snapshots          package: the committed state that a search sees
 """
 
 from __future__ import annotations
 
-__all__ = [
-    "facets",
-    "listing",
-    "lookup",
-    "matched_rows",
-    "matching",
-    "meter",
-    "samples",
-    "search",
-    "snapshot",
-    "snapshot_manager",
-]
+__all__ = ["filters", "recall", "search", "snapshots"]

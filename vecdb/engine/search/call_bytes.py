@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vecdb.engine.search.hits import Wanted
-from vecdb.engine.search.snapshot import Snapshot
+from vecdb.engine.search.snapshots.snapshot import Snapshot
 from vecdb.engine.system.call_memory import CallMemory
 
 __all__ = [

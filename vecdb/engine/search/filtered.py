@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.search.matching import Matcher, Selection
-from vecdb.engine.search.snapshot import SearchUnit, Snapshot
+from vecdb.engine.search.filters.matching import Matcher, Selection
+from vecdb.engine.search.snapshots.snapshot import SearchUnit, Snapshot
 from vecdb.engine.system.deadline import Deadline
 from vecdb.filters import Filter, check_filter_count
 from vecdb.types import GroupValue, HitColumns, SearchInfo

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.search.lookup import read_records, read_vectors
 from vecdb.engine.search.plan import SearchPlan
-from vecdb.engine.search.snapshot import SearchUnit, Snapshot
+from vecdb.engine.search.snapshots.lookup import read_records, read_vectors
+from vecdb.engine.search.snapshots.snapshot import SearchUnit, Snapshot
 from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import CallMemory

@@ -20,8 +20,8 @@ from typing import Final, NamedTuple, Protocol
 from vecdb import checks
 from vecdb.engine.search.filter_plan import Costs, Scan, UnitShape, WalkShape, cheapest, limits_of
 from vecdb.engine.search.filtered import Selected
-from vecdb.engine.search.real_curves import RealCurves
-from vecdb.engine.search.snapshot import SearchUnit, Snapshot
+from vecdb.engine.search.recall.real_curves import RealCurves
+from vecdb.engine.search.snapshots.snapshot import SearchUnit, Snapshot
 from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
 from vecdb.engine.segments.codecs.sketch_part import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH

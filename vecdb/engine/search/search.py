@@ -24,19 +24,19 @@ from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.call_bytes import take_hits_memory, take_search_memory
 from vecdb.engine.search.disk_reads import DiskReads
 from vecdb.engine.search.filtered import Selected, by_filter, groups_of, select, select_unit
+from vecdb.engine.search.filters.matching import Matcher
 from vecdb.engine.search.hits import Found, Results, Wanted, answers
-from vecdb.engine.search.matching import Matcher
 from vecdb.engine.search.node_scans import NodeScans
 from vecdb.engine.search.plan import CODED_ROWS_A_HIT, HEAP_FLOATS, Planner, Scan, UnitPlan, Wish
-from vecdb.engine.search.real_curves import RealCurves
+from vecdb.engine.search.recall.real_curves import RealCurves
+from vecdb.engine.search.recall.samples import SampleTap
 from vecdb.engine.search.request import SearchRequest
-from vecdb.engine.search.samples import SampleTap
-from vecdb.engine.search.single import SingleSearch
-from vecdb.engine.search.single_filtered import SingleFiltered
-from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
-from vecdb.engine.search.snapshot_manager import SnapshotManager
-from vecdb.engine.search.streaming import SnapshotTooOldError, read_slices
-from vecdb.engine.search.variants import VariantSearch
+from vecdb.engine.search.single.single import SingleSearch
+from vecdb.engine.search.single.single_filtered import SingleFiltered
+from vecdb.engine.search.snapshots.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
+from vecdb.engine.search.snapshots.snapshot_manager import SnapshotManager
+from vecdb.engine.search.snapshots.streaming import SnapshotTooOldError, read_slices
+from vecdb.engine.search.variants.variants import VariantSearch
 from vecdb.engine.search.walk_shapes import WalkShapes
 from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
 from vecdb.engine.segments.codecs.sketch_part import SKETCH

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from vecdb.engine.search.filter_plan import WalkShape
 from vecdb.engine.search.hits import Found
 from vecdb.engine.search.plan import UnitPlan
-from vecdb.engine.search.snapshot import SearchUnit
+from vecdb.engine.search.snapshots.snapshot import SearchUnit
 from vecdb.engine.system.deadline import Deadline
 
 __all__ = ["WalkShapes"]

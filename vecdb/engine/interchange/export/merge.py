@@ -35,8 +35,8 @@ from vecdb.engine.hnsw.repair import (
 )
 from vecdb.engine.interchange.export.source import parts_text
 from vecdb.engine.kv.environment import Environment
-from vecdb.engine.search.snapshot import SegmentSnapshot, Snapshot
-from vecdb.engine.search.snapshot_manager import SnapshotManager
+from vecdb.engine.search.snapshots.snapshot import SegmentSnapshot, Snapshot
+from vecdb.engine.search.snapshots.snapshot_manager import SnapshotManager
 from vecdb.engine.segments.flushing import load_rows
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import quarantine, remove_drafts

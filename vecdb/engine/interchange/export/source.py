@@ -38,7 +38,7 @@ from vecdb.engine.interchange.export.ids import numbers_of_content
 from vecdb.engine.interchange.export.lease import ExportLease
 from vecdb.engine.interchange.export.merge_process import run_merge
 from vecdb.engine.kernels.loading import load_kernels
-from vecdb.engine.search.snapshot import NOTHING_DELETED, SegmentSnapshot, Snapshot
+from vecdb.engine.search.snapshots.snapshot import NOTHING_DELETED, SegmentSnapshot, Snapshot
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import quarantine
 from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError

@@ -25,7 +25,7 @@ from vecdb.engine.interchange.importing.foreign_index import ForeignIndex
 from vecdb.engine.interchange.importing.names import Names
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kv.transaction import Transaction
-from vecdb.engine.search.snapshot import DELETED_FRACTION_MAX
+from vecdb.engine.search.snapshots.snapshot import DELETED_FRACTION_MAX
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import (
     FLUSH_LOCK,

@@ -2,7 +2,7 @@
 
 It is derived from the records of the store, for segments with a graph: these are written by the
 indexer, and live long. For rows of flat segments searches make columns in memory
-(``search/recent_columns.py``).
+(``search/filters/recent_columns.py``).
 """
 
 from __future__ import annotations
