@@ -98,6 +98,7 @@ class ServerProcess:
 
     Args:
         before: a statement that the child executes first.
+        written: an argument of ``serve`` as Python text.
         options: further arguments of ``serve``.
 
     Attributes:
@@ -110,9 +111,12 @@ class ServerProcess:
         listen: str = "127.0.0.1:0",
         *,
         before: str = "",
+        written: str = "",
         **options: Any,
     ) -> None:
-        arguments = "".join(f", {name}={value!r}" for name, value in options.items())
+        arguments = f", {written}" * bool(written) + "".join(
+            f", {name}={value!r}" for name, value in options.items()
+        )
         code = (
             f"import sys; from vecdb_server.process import serve; {before or 'pass'}; "
             f"sys.exit(serve({str(data)!r}, {listen!r}{arguments}))"

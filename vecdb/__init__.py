@@ -35,7 +35,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from vecdb import checks
 from vecdb._version import __version__
@@ -52,7 +52,9 @@ from vecdb.errors import (
     MissingExtraError,
     NotFoundError,
     OutcomeUnknownError,
+    PermissionDeniedError,
     ResourceExhaustedError,
+    UnauthenticatedError,
     UnavailableError,
     UnsupportedError,
     VecdbError,
@@ -122,6 +124,7 @@ __all__ = [
     "MissingExtraError",
     "NotFoundError",
     "OutcomeUnknownError",
+    "PermissionDeniedError",
     "Problem",
     "Reason",
     "RecallInfo",
@@ -133,6 +136,7 @@ __all__ = [
     "SearchInfo",
     "SegmentPlan",
     "SegmentStats",
+    "UnauthenticatedError",
     "UnavailableError",
     "UnsupportedError",
     "VecdbError",
@@ -266,14 +270,19 @@ def _check_engine(what: str) -> None:
         raise MissingExtraError(what, "server")
 
 
+_CONNECT_OPTIONS: Final = (
+    *("timeout_s", "token", "tls", "tls_ca", "tls_cert", "tls_key", "insecure"),
+)
+
+
 def connect(address: str = "127.0.0.1:7801", **options: Any) -> Client:
-    """Return a client of the server at ``host:port``, as ``vecdb_client.Client(address,
-    **options)`` does.
+    """Return a client of the server at ``host:port`` or ``unix:/path``, as
+    ``vecdb_client.Client(address, **options)`` does.
 
     Raises:
         InvalidArgumentError: the address is not host:port, or an option is unknown or out of range.
     """
     from vecdb_client import Client
 
-    checks.check_options(options, ("timeout_s",), "vecdb.connect")
+    checks.check_options(options, _CONNECT_OPTIONS, "vecdb.connect")
     return Client(address, **options)

@@ -6,6 +6,8 @@
     ├── AlreadyExistsError       the name or the path is taken
     ├── FailedPreconditionError  valid request, wrong state: closed, forked, a newer format
     ├── ConditionFailedError     insert_only or if_seq did not hold; nothing was written
+    ├── UnauthenticatedError     the server asks for an access token, or does not know it
+    ├── PermissionDeniedError    the access token does not permit the call
     ├── ResourceExhaustedError   queue, memory, disk or files exhausted; reads still work
     ├── UnavailableError         starting, draining, or stopped after an I/O error; retry later
     ├── OutcomeUnknownError      the write is stored or not; repeat it with its request_id, or read
@@ -41,7 +43,9 @@ __all__ = [
     "MissingExtraError",
     "NotFoundError",
     "OutcomeUnknownError",
+    "PermissionDeniedError",
     "ResourceExhaustedError",
+    "UnauthenticatedError",
     "UnavailableError",
     "UnsupportedError",
     "VecdbError",
@@ -103,6 +107,18 @@ class ConditionFailedError(VecdbError):
     CONDITION_CHANGED). Nothing was written. A read-modify-write must read again."""
 
     code = "ABORTED"
+
+
+class UnauthenticatedError(VecdbError):
+    """The server asks for an access token, or the given one is not valid. Nothing was done."""
+
+    code = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(VecdbError):
+    """The access token does not permit this call, or this collection. Nothing was done."""
+
+    code = "PERMISSION_DENIED"
 
 
 class ResourceExhaustedError(VecdbError):

@@ -13,6 +13,7 @@ cutting       calls that exceed the maximum message size, in pieces
 searching     searches, and answers that exceed the maximum message size
 exports       the stream of an export
 imports       sending an index file
+credentials   access token and files of TLS
 calls         deadlines and retries of calls
 connection    a channel with its stub and streams; translates gRPC's errors
 streams       calls that stay open, for searches

@@ -1,7 +1,8 @@
-"""Check of a server's address, host:port, with a hint in the error."""
+"""Check of a server's address, host:port or unix:/path, with a hint in the error."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Final
 
@@ -9,8 +10,9 @@ from vecdb.errors import InvalidArgumentError
 from vecdb.reasons import Reason
 from vecdb.row_names import shown
 
-__all__ = ["check_address"]
+__all__ = ["check_address", "is_local"]
 
+_UNIX: Final = "unix:"
 _PORT: Final = "7801"
 _PORT_MAX: Final = 65_535
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -18,13 +20,17 @@ _HOST: Final = re.compile(r"[A-Za-z0-9._%-]+|\[[0-9A-Fa-f:.%A-Za-z0-9_-]+\]")
 
 
 def check_address(address: object) -> str:
-    """Return the address if it is host:port.
+    """Return the address if it is host:port, or unix: and the path of a socket.
 
     Raises:
         InvalidArgumentError: BAD_ADDRESS.
     """
     if not isinstance(address, str):
         raise _wrong(address, "")
+    if address.startswith(_UNIX) and not address.startswith(f"{_UNIX}//"):
+        if address == _UNIX or "\0" in address:
+            raise _wrong(address, ", or unix: and the path of a socket")
+        return address
     scheme = _SCHEME.match(address)
     if scheme is not None:
         rest = address[scheme.end() :].split("/")[0]
@@ -40,6 +46,17 @@ def check_address(address: object) -> str:
     if len(port) > len(str(_PORT_MAX)) or not 1 <= int(port) <= _PORT_MAX:
         raise _wrong(address, f" with a port of 1 to {_PORT_MAX}")
     return address
+
+
+def is_local(address: str) -> bool:
+    """Return whether a server at a checked address is on this machine."""
+    if address.startswith(_UNIX):
+        return True
+    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _wrong(address: object, hint: str) -> InvalidArgumentError:

@@ -29,6 +29,7 @@ from vecdb.errors import (
 from vecdb.reasons import Reason
 from vecdb_client import statuses
 from vecdb_client.connection import Begun, Connection
+from vecdb_client.credentials import Credentials
 from vecdb_client.interrupts import in_background
 from vecdb_proto import vecdb_pb2 as wire
 
@@ -47,11 +48,13 @@ class Calls:
     All methods raise FailedPreconditionError: CLOSED or FORKED.
 
     Args:
-        address: host:port.
+        address: of the server.
+        credentials: of the client.
         timeout_s: default timeout of a call in seconds; None for none.
     """
 
-    def __init__(self, address: str, timeout_s: float | None) -> None:
+    def __init__(self, address: str, credentials: Credentials, timeout_s: float | None) -> None:
+        self._credentials = credentials
         self.timeout_s = checks.check_timeout(timeout_s)
         self._address = address
         self._pid = os.getpid()
@@ -228,7 +231,7 @@ class Calls:
             return self._connection
 
     def _new_connection(self) -> Connection:
-        connection = Connection(self._address)
+        connection = Connection(self._address, self._credentials)
         # A client that is garbage-collected without ``close`` must end its streams.
         weakref.finalize(self, _end_streams, connection, self._pid)
         return connection

@@ -13,6 +13,7 @@ from vecdb_client import translation
 from vecdb_client.address import check_address
 from vecdb_client.calls import Calls
 from vecdb_client.collection import Collection
+from vecdb_client.credentials import Credentials
 from vecdb_client.imports import send_import
 from vecdb_proto import vecdb_pb2 as wire
 
@@ -32,17 +33,45 @@ class Client(DatabaseSurface[Collection]):
     forever; in ``upsert_many``, imports and scrolls, until their timeout.
 
     Args:
-        address: host:port of the server.
+        address: host:port of the server, or unix: and the path of its socket.
         timeout_s: timeout of a call in seconds; None for none. ``search``, ``optimize`` and imports
             have their own; for the last two the default is none. ``backup`` has no timeout.
+        token: access token, if the server asks for one.
+        tls: encrypt the connection; implied by the following files.
+        tls_ca: PEM file with the issuers of the server's certificate; default: those of the system.
+        tls_cert, tls_key: PEM files with the client's certificate and its key, if the server asks
+            for them.
+        insecure: allow sending a token without TLS to another machine.
 
     Raises:
-        InvalidArgumentError: the address is not host:port, or timeout_s is not above 0.
+        InvalidArgumentError: the address is not host:port, timeout_s is not above 0, the token is
+            not printable, or a file cannot be read.
+        FailedPreconditionError: UNPROTECTED_TOKEN.
     """
 
-    def __init__(self, address: str = "127.0.0.1:7801", *, timeout_s: float | None = 60.0) -> None:
+    def __init__(
+        self,
+        address: str = "127.0.0.1:7801",
+        *,
+        timeout_s: float | None = 60.0,
+        token: str | None = None,
+        tls: bool = False,
+        tls_ca: StrPath | None = None,
+        tls_cert: StrPath | None = None,
+        tls_key: StrPath | None = None,
+        insecure: bool = False,
+    ) -> None:
         self._address = check_address(address)
-        self._calls = Calls(address, timeout_s)
+        credentials = Credentials(
+            address,
+            token,
+            tls=tls,
+            tls_ca=tls_ca,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            insecure=insecure,
+        )
+        self._calls = Calls(address, credentials, timeout_s)
 
     def create_collection(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from threading import get_ident, main_thread
 from time import monotonic
 from typing import Any, Final
@@ -21,6 +22,7 @@ from vecdb._version import __version__
 from vecdb.errors import FailedPreconditionError
 from vecdb.reasons import Reason
 from vecdb_client import statuses
+from vecdb_client.credentials import Credentials
 from vecdb_client.interrupts import (
     in_background,
     interrupt_in,
@@ -45,19 +47,21 @@ class Connection:
     """A connection that is established at its first call. Thread-safe.
 
     Args:
-        address: host:port.
+        address: of the server.
+        credentials: of the client.
 
     Attributes:
         streams: the open streams of searches.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: Credentials) -> None:
         self.address = address
+        self._metadata = credentials.metadata
         self._is_abandoned = False
         self._has_main_thread = False
-        self._channel = _new_channel(address)
+        self._channel = _new_channel(address, credentials)
         self._stub: Any = VecdbStub(self._channel)
-        self.streams = SearchStreams(self._stub.SearchStream)
+        self.streams = SearchStreams(partial(self._stub.SearchStream, metadata=self._metadata))
 
     @property
     def is_abandoned(self) -> bool:
@@ -81,14 +85,16 @@ class Connection:
     ) -> Message:
         """Send a request and return its answer."""
         with self.use(is_write=is_write):
-            return getattr(self._stub, method)(request, timeout=timeout_s)
+            return getattr(self._stub, method)(request, timeout=timeout_s, metadata=self._metadata)
 
     def begin(
         self, method: str, request: Message, timeout_s: float | None, *, is_write: bool
     ) -> Begun:
         """Send a request, or an iterator of requests, without waiting for the answer."""
         with self.use(is_write=is_write):
-            future = getattr(self._stub, method).future(request, timeout=timeout_s)
+            future = getattr(self._stub, method).future(
+                request, timeout=timeout_s, metadata=self._metadata
+            )
             keep_until_ended(future)
         return Begun(self, future, timeout_s, is_write)
 
@@ -97,7 +103,9 @@ class Connection:
         call = None
         try:
             with self.use(is_write=False):
-                call = getattr(self._stub, method)(request, timeout=timeout_s)
+                call = getattr(self._stub, method)(
+                    request, timeout=timeout_s, metadata=self._metadata
+                )
                 keep_until_ended(call)
             while True:
                 with self.use(is_write=False):
@@ -222,12 +230,12 @@ def _keepalive() -> tuple[tuple[str, int], ...]:
     )
 
 
-def _new_channel(address: str) -> grpc.Channel:
+def _new_channel(address: str, credentials: Credentials) -> grpc.Channel:
     # The server enforces its own limit of message sizes; the client's is the maximum of that.
     size = limits.MESSAGE_BYTES.maximum
-    return grpc.insecure_channel(
+    return credentials.channel(
         address,
-        options=(
+        (
             ("grpc.max_send_message_length", size),
             ("grpc.max_receive_message_length", size),
             ("grpc.enable_http_proxy", 0),

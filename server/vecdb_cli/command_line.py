@@ -1,6 +1,7 @@
 """The command line ``vecdb``: options and their help; what a command does is in ``commands``.
 
     vecdb serve    a folder over gRPC             vecdb search   neighbours of an id or a vector
+    vecdb tokens   who may call a server
     vecdb load     a file into a collection       vecdb get      rows by their ids
     vecdb count    rows that match a filter       vecdb delete   by id or filter
     vecdb facet    values of a metadata field     vecdb fields   of the metadata
@@ -29,7 +30,16 @@ import typer
 import vecdb
 from vecdb.errors import VecdbError
 from vecdb.one_line import one_line
-from vecdb_cli.commands import bench, changing, export, importing, managing, selecting
+from vecdb_cli.commands import (
+    bench,
+    changing,
+    export,
+    importing,
+    managing,
+    selecting,
+    serving,
+    tokens,
+)
 from vecdb_cli.commands.options import (
     COLLECTIONS,
     FILES,
@@ -57,6 +67,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # Joins the lines of a paragraph.
 )
+app.add_typer(serving.app)
+app.add_typer(tokens.app, rich_help_panel=SERVING)
 app.add_typer(bench.app, rich_help_panel=TRYING)
 app.add_typer(export.app, rich_help_panel=FILES)
 
@@ -112,74 +124,56 @@ def _common(
             "--version", callback=_print_version, is_eager=True, help="Print the version."
         ),
     ] = False,
-) -> None:
-    pass
-
-
-@app.command(rich_help_panel=SERVING)
-def serve(
-    data: Annotated[
-        Path,
-        typer.Option("--data", metavar="DIR", help="The folder; created if it does not exist."),
-    ],
-    listen: Annotated[
-        str,
-        typer.Option(
-            "--listen", metavar="HOST:PORT", help="Loopback address; port 0 is any free port."
-        ),
-    ] = "127.0.0.1:7801",
-    message_mb: Annotated[
-        int | None,
-        typer.Option("--message-mb", help="Maximum message size in MiB (1–64, default 16)."),
-    ] = None,
-    metadata_kb: Annotated[
-        int,
-        typer.Option(
-            "--metadata-kb", help="Maximum size of a row's metadata in KiB (1–1024, default 64)."
-        ),
-    ] = 64,
-    codes: Annotated[
-        str,
-        typer.Option(
-            "--codes",
-            metavar="auto|none",
-            help="none: write segments without codes; search float32.",
-        ),
-    ] = "auto",
-    recall_meter: Annotated[
-        float,
-        typer.Option(
-            "--recall-meter",
-            metavar="SHARE",
-            help="Share of a core for measuring recall, 0 to 1 (default 0.01); 0: off.",
-        ),
-    ] = 0.01,
-    group_access: Annotated[
-        bool,
-        typer.Option("--group-access", help="Create a new folder with mode 0770, not 0700."),
-    ] = False,
-    backup_dir: Annotated[
+    token_file: Annotated[
         Path | None,
         typer.Option(
-            "--backup-dir", metavar="DIR", help="Folder in which clients may create backups."
+            "--token-file",
+            metavar="FILE",
+            help="File with the access token for a server; or the variable VECDB_TOKEN.",
         ),
     ] = None,
+    tls: Annotated[
+        bool,
+        typer.Option("--tls", envvar="VECDB_TLS", help="Encrypt the connection to a server."),
+    ] = False,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-ca",
+            metavar="FILE",
+            envvar="VECDB_TLS_CA",
+            help="Issuers of its certificate; default: those of the system.",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-cert",
+            metavar="FILE",
+            envvar="VECDB_TLS_CERT",
+            help="The client's certificate, if the server asks for one.",
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option("--tls-key", metavar="FILE", envvar="VECDB_TLS_KEY", help="Its private key."),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Send a token without TLS to another machine too."),
+    ] = False,
 ) -> None:
-    """Serve a folder over gRPC until SIGTERM or Ctrl-C."""
-    from vecdb_server import process
+    from vecdb_cli.commands import target
 
-    size = None if message_mb is None else message_mb * 1024**2
-    status = process.serve(
-        data,
-        listen,
-        message_bytes=size,
-        backup_dir=backup_dir,
-        metadata_bytes_max=1024 * metadata_kb,
-        codes=codes,
-        recall_meter=recall_meter,
-        group_access=group_access,
+    target.connect_options.clear()
+    target.connect_options.update(
+        token=target.token_of(token_file),
+        tls=tls,
+        tls_ca=tls_ca,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        insecure=insecure,
     )
-    raise typer.Exit(status)
 
 
 @app.command(rich_help_panel=ROWS)

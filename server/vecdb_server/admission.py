@@ -31,7 +31,7 @@ from vecdb.errors import (
 )
 from vecdb.reasons import Reason
 
-__all__ = ["OpenCalls", "Slot", "Slots", "UnreadAnswers", "Workers"]
+__all__ = ["Activity", "OpenCalls", "Slot", "Slots", "UnreadAnswers", "Workers"]
 
 _PATIENCE_S: Final = 1.0
 """A message that takes longer to arrive is slow."""
@@ -273,3 +273,28 @@ class Slots:
         finally:
             with self._lock:
                 self._taken.discard(slot)
+
+
+class Activity:
+    """Counts the running calls, so that a drain can wait for them."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self.count = 0
+
+    def enter(self) -> None:
+        """Count a call that begins."""
+        with self._changed:
+            self.count += 1
+
+    def leave(self) -> None:
+        """Count a call that has ended."""
+        with self._changed:
+            self.count -= 1
+            if self.count == 0:
+                self._changed.notify_all()
+
+    def wait_for_none(self, timeout_s: float) -> bool:
+        """Wait until no call is running; return False after ``timeout_s`` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.count == 0, timeout_s)

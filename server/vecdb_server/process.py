@@ -6,28 +6,24 @@
                 cancelled after a grace period of 10 s
     stopped     the database is closed
 
-``serve`` runs a server as the main program of a process: SIGTERM and SIGINT start a drain.
-``Server`` is the same without signal handlers and log configuration, for tests and for embedding.
-
-There is no access control yet, so a server listens on loopback addresses only.
+``serve`` runs a server as the main program of a process: SIGTERM and SIGINT start a drain, SIGHUP
+reads the tokens and the certificates again. ``Server`` is the same without signal handlers and log
+configuration, for tests and for embedding.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import queue
-import re
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -36,27 +32,35 @@ import vecdb
 from vecdb import limits
 from vecdb.checks import check_limit
 from vecdb.errors import (
-    FailedPreconditionError,
     InvalidArgumentError,
     UnavailableError,
     VecdbError,
 )
 from vecdb.reasons import Reason
-from vecdb.row_names import shown
 from vecdb_server import log
-from vecdb_server.admission import OpenCalls
+from vecdb_server.access.addresses import (
+    DEFAULT_LISTEN,
+    bound_at,
+    check_free,
+    check_listen,
+    check_protected,
+    port_in_use,
+    remove_socket,
+)
+from vecdb_server.access.callers import Access
+from vecdb_server.access.certificates import Certificates, TlsFiles
+from vecdb_server.admission import Activity, OpenCalls
 from vecdb_server.backup_folder import BackupFolder
 from vecdb_server.call_threads import CallThreads
 from vecdb_server.health import HEALTH_CALLS_MAX, Health
 from vecdb_server.service import Service
-from vecdb_server.transport import SERVICE_NAME, Activity, service_handler
+from vecdb_server.transport import SERVICE_NAME, service_handler
 
 if TYPE_CHECKING:
     from vecdb.engine.runtime.runtime import Runtime
 
-__all__ = ["DEFAULT_LISTEN", "DEFAULT_THREADS", "Server", "check_listen", "serve"]
+__all__ = ["DEFAULT_THREADS", "Server", "serve"]
 
-DEFAULT_LISTEN: Final = "127.0.0.1:7801"
 DEFAULT_THREADS: Final = 32
 """Maximum of running calls. It exceeds the number of cores, since most of them wait for disks,
 kernels or the writer."""
@@ -97,10 +101,6 @@ _PINGS_APART_S = 5.0
 """Minimum interval of pings that callers may send; vecdb's client pings every 10 s during a
 call."""
 
-_PORT_MAX: Final = 65_535
-_LISTEN: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]):([0-9]+)")
-"""Host and port; an IPv6 address is in brackets."""
-
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -111,18 +111,22 @@ class Server:
 
     Args:
         data: the folder; created if it does not exist.
-        listen: loopback address and port, such as "127.0.0.1:7801"; port 0 for any free port.
+        listen: address and port, such as "127.0.0.1:7801", port 0 for any free port; or
+            "unix:/run/vecdb.sock". One that other machines reach needs tokens and tls.
         message_bytes: maximum message size in bytes, within ``limits.MESSAGE_BYTES``.
         threads: maximum of running calls.
         backup_dir: the folder for backups that callers request; None: Backup is rejected.
+        tokens: file of access tokens, see ``access.tokens``; None: callers need none.
+        tls: files of TLS; None: the connection is not encrypted.
+        insecure: listen on any address, without tokens and TLS too.
         options: fields of ``vecdb.engine.runtime.options.Options``.
 
     Attributes:
         folder_settled: set once the folder is open or has failed to open; compiling follows.
 
     Raises:
-        InvalidArgumentError: the address is invalid, an option is out of its limits, or
-            ``backup_dir`` is not a folder.
+        InvalidArgumentError: the address is invalid, an option is out of its limits,
+            ``backup_dir`` is not a folder, or a file of tokens or TLS cannot be used.
         FailedPreconditionError: NOT_LOOPBACK.
     """
 
@@ -134,6 +138,9 @@ class Server:
         message_bytes: int | None = None,
         threads: int = DEFAULT_THREADS,
         backup_dir: str | os.PathLike[str] | None = None,
+        tokens: str | os.PathLike[str] | None = None,
+        tls: TlsFiles | None = None,
+        insecure: bool = False,
         **options: object,
     ) -> None:
         size = limits.MESSAGE_BYTES.default if message_bytes is None else message_bytes
@@ -142,7 +149,12 @@ class Server:
             raise InvalidArgumentError(
                 f"threads must be at least 4, got {threads}", Reason.OUT_OF_RANGE
             )
-        self._host, self._port = check_listen(listen)
+        self._listen = check_listen(listen)
+        protected = {"has_tokens": tokens is not None, "has_tls": tls is not None}
+        check_protected(self._listen, **protected, insecure=insecure)
+        self._access = Access(None if tokens is None else Path(tokens))
+        self._has_tokens = tokens is not None
+        self._certificates = None if tls is None else Certificates(tls)
         self._data = Path(data).absolute()
         self._options = {"indexer_outlives_parent": False, **options}
         backups = None if backup_dir is None else BackupFolder(backup_dir, self._data)
@@ -159,8 +171,14 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Address and port, "127.0.0.1:7801"; once bound, with the actual port if 0 was given."""
-        return _joined(self._host, self._port)
+        """Address and port, "127.0.0.1:7801", or "unix:" and the path of the socket; once bound,
+        with the actual port if 0 was given."""
+        return str(self._listen)
+
+    @property
+    def is_protected(self) -> bool:
+        """Whether no caller of another machine can do anything without a token, or read along."""
+        return self._listen.is_local or (self._has_tokens and self._certificates is not None)
 
     def start(self) -> None:
         """Bind the port, open the folder, load the kernels. Call it once.
@@ -179,7 +197,7 @@ class Server:
 
     def bind(self) -> None:
         """Bind the port. From now on health is answered; other calls get STARTING."""
-        _check_port_free(self._host, self._port)
+        check_free(self._listen)
         server = grpc.server(
             self._pool,
             options=(
@@ -195,14 +213,25 @@ class Server:
             maximum_concurrent_rpcs=_THREADS_MAX,
         )
         served = service_handler(
-            self._service, self._activity, self._open_calls, self._threads, self._message_bytes
+            self._service,
+            self._access,
+            self._activity,
+            self._open_calls,
+            self._threads,
+            self._message_bytes,
         )
         server.add_generic_rpc_handlers((served, self._health.handler()))
         self._set_health(_NOT_SERVING)
         try:
-            self._port = server.add_insecure_port(self.address)
+            with bound_at(self._listen) as address:
+                if self._certificates is None:
+                    port = server.add_insecure_port(address)
+                else:
+                    port = server.add_secure_port(address, self._certificates.credentials())
         except RuntimeError:
-            raise _port_in_use(self.address) from None
+            raise port_in_use(self._listen) from None
+        if not self._listen.socket:
+            self._listen = self._listen._replace(port=port)
         self._grpc = server
         server.start()
 
@@ -223,6 +252,20 @@ class Server:
                 "ready", address=self.address, data=self._data, collections=collections, rows=rows
             )
 
+    def reload(self) -> None:
+        """Read the files of tokens and of TLS again. Calls that come later need a token of the new
+        file; connections that come later get the new certificate.
+
+        Raises:
+            InvalidArgumentError: BAD_TOKEN_FILE or BAD_CERTIFICATE: that file cannot be used, and
+                what was read from it before stays in use.
+        """
+        try:
+            self._access.reload()
+        finally:
+            if self._certificates is not None:
+                self._certificates.reload()
+
     def drain(self, grace_s: float = GRACE_S) -> None:
         """Reject new calls, wait up to ``grace_s`` seconds for running ones, close everything.
 
@@ -240,6 +283,7 @@ class Server:
             if self._grpc is not None:
                 self._grpc.stop(_FLUSH_S).wait()
                 self._activity.wait_for_none(_FLUSH_S)
+                remove_socket(self._listen)
             runtime, self._service.runtime = self._service.runtime, None
             if runtime is not None:
                 runtime.close()
@@ -259,11 +303,8 @@ def serve(
     data: str | os.PathLike[str],
     listen: str = DEFAULT_LISTEN,
     *,
-    message_bytes: int | None = None,
-    threads: int = DEFAULT_THREADS,
-    backup_dir: str | os.PathLike[str] | None = None,
     grace_s: float = GRACE_S,
-    **options: object,
+    **options: Any,
 ) -> int:
     """Serve a folder until SIGTERM or SIGINT; a second signal ends the process at once.
 
@@ -271,27 +312,28 @@ def serve(
     event.
 
     Args:
-        grace_s: seconds that running calls have after the signal. The others: see ``Server``.
+        grace_s: seconds that running calls have after the signal.
+        options: further arguments of ``Server``.
 
     Returns:
-        The exit status: 0 after a drain, 2 for invalid arguments (such as an address that is not
-        loopback), 1 if the server could not start (port in use, folder of a newer version).
+        The exit status: 0 after a drain, 2 for invalid arguments (such as an address that other
+        machines reach, without tokens), 1 if the server could not start (port in use, folder of a
+        newer version).
     """
     log.configure()
     sys.setswitchinterval(min(_SWITCH_S, sys.getswitchinterval()))
     stopping = _Stopping()
     try:
-        server = Server(
-            data,
-            listen,
-            message_bytes=message_bytes,
-            threads=threads,
-            backup_dir=backup_dir,
-            **options,
-        )
+        server = Server(data, listen, **options)
     except VecdbError as error:
         log.event("refused", logging.ERROR, reason=error.reason, message=error.message)
         return 2
+    if not server.is_protected:
+        log.event(
+            "insecure",
+            logging.WARNING,
+            message="other machines reach this server, which asks for no token or does not encrypt",
+        )
     log.event(
         "start",
         version=vecdb.__version__,
@@ -308,7 +350,8 @@ def serve(
         log.event("refused", logging.ERROR, reason=error.reason, message=error.message)
         return 1
     opening.start()
-    stopping.wait()
+    while stopping.wait() == _RELOAD:
+        _reload(server)
     server.folder_settled.wait(grace_s)
     server.drain(grace_s)
     status = 1 if opening.failed else 0
@@ -346,26 +389,30 @@ class _Opening(threading.Thread):
         self._stop_server()
 
 
+_STOP, _RELOAD = "stop", "reload"
+
+
 class _Stopping:
-    """Lets the main thread wait for SIGTERM, SIGINT or ``stop``.
+    """Lets the main thread wait for SIGHUP, SIGTERM, SIGINT or ``stop``.
 
     A signal handler interrupts the main thread anywhere, also while that holds the lock of an
     Event; setting the Event would then deadlock. ``SimpleQueue.put`` is reentrant.
     """
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._signalled = False
+        signal.signal(signal.SIGHUP, lambda number, frame: self._calls.put(_RELOAD))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
     def stop(self) -> None:
         """End the wait."""
-        self._calls.put(None)
+        self._calls.put(_STOP)
 
-    def wait(self) -> None:
-        """Wait for a signal or ``stop``."""
-        self._calls.get()
+    def wait(self) -> str:
+        """Wait for a signal or ``stop``; return what to do."""
+        return self._calls.get()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signalled:
@@ -375,39 +422,13 @@ class _Stopping:
         self.stop()
 
 
-def check_listen(listen: str) -> tuple[str, int]:
-    """Return host and port of "127.0.0.1:7801", "localhost:7801" or "[::1]:7801".
-
-    Raises:
-        InvalidArgumentError: BAD_ADDRESS: the address is invalid.
-        FailedPreconditionError: NOT_LOOPBACK: other machines could reach it.
-    """
-    found = _LISTEN.fullmatch(listen)
-    if found is None:
-        raise InvalidArgumentError(
-            f"listen must be host:port, as in {DEFAULT_LISTEN}, got {shown(listen)}",
-            Reason.BAD_ADDRESS,
-        )
-    host, port_text = found.group(1).removeprefix("[").removesuffix("]"), found.group(2)
-    if len(port_text) > len(str(_PORT_MAX)) or int(port_text) > _PORT_MAX:
-        raise InvalidArgumentError(
-            f"listen must be host:port with a port of 0 to {_PORT_MAX}, got {shown(listen)}",
-            Reason.BAD_ADDRESS,
-        )
-    port = int(port_text)
-    if host.lower() == "localhost":
-        host = "127.0.0.1"
+def _reload(server: Server) -> None:
     try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise FailedPreconditionError(
-            f"refused to listen on {host}: vecdb has no access control yet and serves loopback "
-            "addresses only (127.0.0.1, ::1); use a proxy or tunnel with authentication",
-            Reason.NOT_LOOPBACK,
-        )
-    return host, port
+        server.reload()
+    except VecdbError as error:
+        log.event("refused", logging.ERROR, reason=error.reason, message=error.message)
+    else:
+        log.event("reload")
 
 
 def _keepalive() -> tuple[tuple[str, int], ...]:
@@ -418,25 +439,6 @@ def _keepalive() -> tuple[tuple[str, int], ...]:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", int(1e3 * _PINGS_APART_S)),
     )
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _check_port_free(host: str, port: int) -> None:
-    """Try to bind the port first, since gRPC logs a page of its internals if it fails to bind."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise _port_in_use(_joined(host, port), error.strerror or str(error)) from None
-
-
-def _port_in_use(address: str, why: str = "Address already in use") -> FailedPreconditionError:
-    return FailedPreconditionError(f"cannot listen on {address}: {why}", Reason.PORT_IN_USE)
 
 
 def _open_folder(data: Path, options: dict[str, object]) -> Runtime:

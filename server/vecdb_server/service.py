@@ -44,6 +44,7 @@ from vecdb.row_names import RowNames
 from vecdb.types import Receipt
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_matrix
+from vecdb_server.access.callers import Caller
 from vecdb_server.backup_folder import BackupFolder, no_backup_folder
 from vecdb_server.translation import descriptions, records, searches, transfers, writes
 from vecdb_server.translation.filters import filter_of, filters_of
@@ -68,7 +69,9 @@ _PAGE_MARGIN_BYTES = 1_024
 
 
 class Call(Protocol):
-    """The state of a call that a handler may read; implemented by gRPC's ServicerContext."""
+    """The state of a call that a method may read."""
+
+    caller: Caller
 
     def time_remaining(self) -> float | None:
         """Return the seconds until the caller's deadline; None without one."""
@@ -81,6 +84,7 @@ class _PartOfCall:
     """A part of a call with a deadline of its own, in seconds from now."""
 
     def __init__(self, call: Call, timeout_s: float) -> None:
+        self.caller = call.caller
         self.is_active = call.is_active
         self._ends = time.monotonic() + timeout_s
 
@@ -144,6 +148,7 @@ class Service:
         refuse_reserved(request)
         config = descriptions.collection_config(request.config)
         raw, name = checks.check_raw_collection_metadata(request.metadata), request.collection
+        call.caller.check_collection(name)
         created = runtime.create_collection(checks.check_name(name), config, raw)
         described = runtime.catalog.describe(created.id)
         return wire.CreateCollectionResponse(
@@ -154,7 +159,7 @@ class Service:
         self, request: wire.GetCollectionRequest, call: Call
     ) -> wire.GetCollectionResponse:
         """Return the configuration of a collection."""
-        collection = self._collection(request)
+        collection = self._collection(request, call)
         described = self.check_ready().catalog.describe(collection.id)
         return wire.GetCollectionResponse(
             collection=descriptions.description_message(described, collection.id)
@@ -164,7 +169,7 @@ class Service:
         self, request: wire.SetCollectionMetadataRequest, call: Call
     ) -> wire.SetCollectionMetadataResponse:
         """Replace the metadata of a collection."""
-        collection = self._collection(request)
+        collection = self._collection(request, call)
         raw = checks.check_raw_collection_metadata(request.metadata)
         self.check_ready().set_collection_metadata(collection, raw)
         return wire.SetCollectionMetadataResponse()
@@ -175,7 +180,7 @@ class Service:
         """Return all collections, or a page of them."""
         runtime = self.check_ready()
         refuse_reserved(request)
-        found = runtime.list_collections()
+        found = [each for each in runtime.list_collections() if call.caller.permits(each.name)]
         return descriptions.descriptions_message(found, request.page_size, request.after)
 
     def rename_collection(
@@ -184,6 +189,8 @@ class Service:
         """Rename a collection."""
         runtime = self.check_ready()
         refuse_reserved(request)
+        call.caller.check_collection(request.collection)
+        call.caller.check_collection(request.new_name)
         runtime.rename_collection(request.collection, request.new_name)
         return wire.RenameCollectionResponse()
 
@@ -193,12 +200,13 @@ class Service:
         """Drop a collection with all rows."""
         runtime = self.check_ready()
         refuse_reserved(request)
+        call.caller.check_collection(request.collection)
         runtime.drop_collection(request.collection)
         return wire.DropCollectionResponse()
 
     def upsert(self, request: wire.UpsertRequest, call: Call) -> wire.UpsertResponse:
         """Write one batch; it is on disk when this returns."""
-        collection = self._collection(request)
+        collection = self._collection(request, call)
         _check_still_wanted(call)
         vectors = decode_matrix(request.vectors)
         write_options = make_write_options(*writes.upsert_options(request))
@@ -214,7 +222,7 @@ class Service:
 
     def delete(self, request: wire.DeleteRequest, call: Call) -> wire.DeleteResponse:
         """Delete one batch of ids, or the rows of a filter; it is on disk when this returns."""
-        collection, deadline = self._collection(request), _deadline(call)
+        collection, deadline = self._collection(request, call), _deadline(call)
         write_options = make_write_options(*writes.change_options(request))
         target = writes.target_of(request)
         ids = checks.check_ids(request.ids, unique=False)
@@ -227,7 +235,7 @@ class Service:
     ) -> wire.SetMetadataResponse:
         """Change the metadata of one batch of ids, or of the rows of a filter; it is on disk when
         this returns."""
-        collection, deadline = self._collection(request), _deadline(call)
+        collection, deadline = self._collection(request, call), _deadline(call)
         write_options = make_write_options(*writes.change_options(request))
         target, mode = (
             writes.target_of(request),
@@ -251,13 +259,13 @@ class Service:
 
     def get(self, request: wire.GetRequest, call: Call) -> wire.GetResponse:
         """Return rows by id."""
-        collection = self._collection(request)
+        collection = self._collection(request, call)
         ids = checks.check_ids(request.ids, unique=False)
         return records.records_response(get_records(collection.store, ids))
 
     def scroll_page(self, request: wire.ScrollPageRequest, call: Call) -> wire.ScrollPageResponse:
         """Return a page: as many rows as requested, or fewer if more would not fit a message."""
-        collection = self._collection(request)
+        collection = self._collection(request, call)
         asked = PageRequest(
             checks.check_limit(limits.BATCH_ROWS, request.batch),
             request.include_metadata,
@@ -272,20 +280,20 @@ class Service:
 
     def end_scroll(self, request: wire.EndScrollRequest, call: Call) -> wire.EndScrollResponse:
         """End a scroll, so that rows it kept can be purged."""
-        collection = self._collection(request)
+        collection = self._collection(request, call)
         end_scroll(collection.store, collection.id, request.token)
         return wire.EndScrollResponse()
 
     def count(self, request: wire.CountRequest, call: Call) -> wire.CountResponse:
         """Return the number of live rows, or of those that match a filter."""
-        collection, filter = self._collection(request), filter_of(request)
+        collection, filter = self._collection(request, call), filter_of(request)
         if filter is None:
             return wire.CountResponse(count=collection.count())
         return wire.CountResponse(count=collection.matched.count(filter, _deadline(call)))
 
     def list_ids(self, request: wire.ListIdsRequest, call: Call) -> wire.ListIdsResponse:
         """Return a page of ids."""
-        collection = self._collection(request)
+        collection = self._collection(request, call)
         ids = list_ids(
             collection.store,
             collection.matched,
@@ -299,7 +307,7 @@ class Service:
 
     def facet(self, request: wire.FacetRequest, call: Call) -> wire.FacetResponse:
         """Return the values of a field with their numbers of rows."""
-        collection = self._collection(request)
+        collection = self._collection(request, call)
         found = facet(
             collection.store,
             collection.matched,
@@ -312,13 +320,13 @@ class Service:
 
     def fields(self, request: wire.FieldsRequest, call: Call) -> wire.FieldsResponse:
         """Return the fields of the metadata."""
-        collection = self._collection(request)
+        collection = self._collection(request, call)
         found = fields(collection.store, collection.matched, _deadline(call))
         return records.fields_response(found)
 
     def search(self, request: wire.SearchRequest, call: Call) -> wire.SearchResponse:
         """Return the nearest rows of each query, within the caller's deadline."""
-        collection = self._collection(request)
+        collection = self._collection(request, call)
         variant = searches.variant_of(request, collection.store.config.metric)
         asked = SearchRequest(
             None if variant.near else decode_matrix(request.queries),
@@ -342,14 +350,14 @@ class Service:
 
     def stats(self, request: wire.StatsRequest, call: Call) -> wire.StatsResponse:
         """Return the state of a collection."""
-        collection = self._collection(request)
+        collection = self._collection(request, call)
         stats = self.check_ready().stats(collection)
         return wire.StatsResponse(stats=descriptions.stats_message(stats))
 
     def optimize(self, request: wire.OptimizeRequest, call: Call) -> wire.OptimizeResponse:
         """Wait until the collection is optimized. If the caller disconnects or the server drains,
         the wait ends, but not the work."""
-        collection = self._collection(request)
+        collection = self._collection(request, call)
         with self._drained(call) as gone:
             runtime = self.check_ready()
             runtime.optimize(collection, gone)
@@ -360,6 +368,7 @@ class Service:
         """Write a backup on the server's machine. If the caller disconnects or the server drains,
         the backup ends and its files are removed."""
         runtime = self.check_ready()
+        call.caller.check_all_collections()
         if self._backups is None:
             raise no_backup_folder()
         path = self._backups.path_of(request.path)
@@ -370,7 +379,7 @@ class Service:
 
     def export(self, request: wire.ExportRequest, call: Call) -> Iterator[wire.ExportResponse]:
         """Return a file in chunks. A disconnected caller or a drain ends the export."""
-        collection = self._collection(request)
+        collection = self._collection(request, call)
         runtime = self.check_ready()
         chunk_bytes = min(CHUNK_BYTES, self._message_bytes - _PAGE_MARGIN_BYTES)
         asked = transfers.export_request(request, chunk_bytes)
@@ -389,6 +398,7 @@ class Service:
         runtime = self.check_ready()
         with self._drained(call) as gone:
             asked, announced = transfers.import_begin(requests)
+            call.caller.check_collection(asked.collection)
             parts = transfers.import_parts(requests)
             report = receive_import(runtime, asked, announced, parts, gone)
         return wire.ImportResponse(report=transfers.import_report_message(report))
@@ -404,14 +414,22 @@ class Service:
             self.check_ready()
             raise
 
-    def _collection(self, request: Message, *reserved: str) -> OpenCollection:
-        """Return the collection of the request's id, or without an id that of its name."""
-        runtime = self.check_ready()
-        refuse_reserved(request, *reserved)
+    def _collection(self, request: Message, call: Call) -> OpenCollection:
+        """Return the collection of the request's id, or without an id that of its name.
+
+        Raises:
+            PermissionDeniedError: SCOPE: the caller's token does not permit it.
+        """
+        runtime, caller = self.check_ready(), call.caller
+        refuse_reserved(request)
         collection_id = getattr(request, "collection_id", "")
-        if collection_id:
-            return runtime.collection_of_id(collection_id)
-        return runtime.collection(request.collection)
+        if not collection_id:
+            caller.check_collection(request.collection)
+            return runtime.collection(request.collection)
+        found = runtime.collection_of_id(collection_id)
+        if caller.collections:
+            caller.check_collection(runtime.catalog.describe(found.id).name)
+        return found
 
     def _write(self, collection: OpenCollection, batch: UpsertBatch) -> Receipt:
         return self.check_ready().write(collection, batch)

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Final, NoReturn
@@ -34,18 +33,20 @@ from vecdb.engine.system.call_memory import CallMemory
 from vecdb.errors import (
     CancelledError,
     InvalidArgumentError,
+    PermissionDeniedError,
     ResourceExhaustedError,
     VecdbError,
 )
 from vecdb.reasons import Reason
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server import log
-from vecdb_server.admission import OpenCalls, Slot, Slots, UnreadAnswers, Workers
+from vecdb_server.access.callers import Access, Caller, log_admin, log_refused
+from vecdb_server.admission import Activity, OpenCalls, Slot, Slots, UnreadAnswers, Workers
 from vecdb_server.service import Call, Service
 from vecdb_server.translation.searches import failure_answer
 from vecdb_server.translation.statuses import REASON_KEY, Status, status_of
 
-__all__ = ["SERVICE_NAME", "Activity", "service_handler"]
+__all__ = ["SERVICE_NAME", "service_handler"]
 
 SERVICE_NAME: Final = "vecdb.v1.Vecdb"
 _SLOW_CALL_S: Final = 1.0
@@ -69,38 +70,19 @@ Handler = Callable[[Iterator[bytes], grpc.ServicerContext], bytes]
 StreamHandler = Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]
 
 
-class Activity:
-    """Counts the running calls, so that a drain can wait for them."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self.count = 0
-
-    def enter(self) -> None:
-        """Count a call that begins."""
-        with self._changed:
-            self.count += 1
-
-    def leave(self) -> None:
-        """Count a call that has ended."""
-        with self._changed:
-            self.count -= 1
-            if self.count == 0:
-                self._changed.notify_all()
-
-    def wait_for_none(self, timeout_s: float) -> bool:
-        """Wait until no call is running; return False after ``timeout_s`` seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self.count == 0, timeout_s)
-
-
 def service_handler(
-    service: Service, activity: Activity, open_calls: OpenCalls, threads: int, message_bytes: int
+    service: Service,
+    access: Access,
+    activity: Activity,
+    open_calls: OpenCalls,
+    threads: int,
+    message_bytes: int,
 ) -> grpc.GenericRpcHandler:
     """Return the handler of ``vecdb.v1.Vecdb`` for a ``grpc.Server``.
 
     Args:
         service: the rpcs.
+        access: decides who may call which rpc.
         activity: counts the running calls.
         open_calls: counts the open calls.
         threads: maximum of calls that run at once. A quarter of it is the limit of writes; of
@@ -120,7 +102,7 @@ def service_handler(
         method: Callable[..., Message],
         kind: type[_Rpc] = _Rpc,
     ) -> _Rpc:
-        return kind(name, request_type, method, activity, message_bytes)
+        return kind(name, request_type, method, access, activity, message_bytes)
 
     handlers = {
         name: grpc.stream_unary_rpc_method_handler(
@@ -233,6 +215,18 @@ class _Intake:
             yield data
 
 
+class _AdmittedCall:
+    """A call of a caller who may make it; what the service reads of it."""
+
+    __slots__ = ("caller", "context", "is_active", "time_remaining")
+
+    def __init__(self, caller: Caller, context: grpc.ServicerContext) -> None:
+        self.caller = caller
+        self.context = context
+        self.is_active = context.is_active
+        self.time_remaining = context.time_remaining
+
+
 class _Rpc:
     """One rpc: from the bytes of a request to the bytes of its answer, or to an error."""
 
@@ -241,24 +235,39 @@ class _Rpc:
         name: str,
         request_type: type[Message],
         method: Callable[..., Message],
+        access: Access,
         activity: Activity,
         message_bytes: int,
     ) -> None:
         self.name = name
+        self._access = access
         self._parse = request_type.FromString
         self._method = method
         self._activity = activity
         self._message_bytes = message_bytes
 
-    def attempt(self, data: Any, call: Call) -> bytes | Exception:
+    def admit(self, context: grpc.ServicerContext) -> _AdmittedCall:
+        """Return a call, before its message has arrived.
+
+        Raises:
+            UnauthenticatedError, PermissionDeniedError: the caller may not make it.
+        """
+        return _AdmittedCall(self._access.caller(self.name, context), context)
+
+    def attempt(self, data: Any, call: _AdmittedCall) -> bytes | Exception:
         """Return the answer or the error of a call. Count the call, and log it if it was slow."""
         self._activity.enter()
         began = time.monotonic()
+        outcome = "ok"
         try:
             return self._answer(data, call)
         except Exception as error:
+            outcome = getattr(error, "reason", "") or "INTERNAL"
+            if isinstance(error, PermissionDeniedError):
+                log_refused(self.name, call.caller.name, error, call.context)
             return error
         finally:
+            log_admin(self.name, call.caller, outcome, call.context)
             self._activity.leave()
             took_s = time.monotonic() - began
             if took_s > _SLOW_CALL_S and self.name not in _NEVER_SLOW:
@@ -274,12 +283,15 @@ class _Rpc:
             )
         return response
 
-    def answers(self, data: bytes, call: Call) -> Generator[bytes, None, None]:
+    def answers(self, data: bytes, call: _AdmittedCall) -> Generator[bytes, None, None]:
         """Yield the answers of an rpc with many, and raise its error. Count the call."""
         self._activity.enter()
         try:
             for response in self._method(self._parsed(data), call):
                 yield response.SerializeToString()
+        except PermissionDeniedError as error:
+            log_refused(self.name, call.caller.name, error, call.context)
+            raise
         finally:
             self._activity.leave()
 
@@ -328,13 +340,14 @@ def _handler(rpc: _Rpc, intake: _Intake, workers: Workers | None, slots: Slots |
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         outcome: bytes | Exception
         try:
+            call = rpc.admit(context)
             with intake.message(requests, context) as data, intake.memory() as memory:
                 memory.request(len(data))
                 if slots is None:
-                    outcome = run(data, context)
+                    outcome = run(data, call)
                 else:
                     with slots.taken(context):
-                        outcome = run(data, context)
+                        outcome = run(data, call)
                 if isinstance(outcome, bytes) and len(outcome) > _LARGE_BYTES:
                     # gRPC sends the answer after this function has returned, as fast as the caller
                     # reads it. Its memory stays reserved until then.
@@ -351,12 +364,12 @@ def _handler(rpc: _Rpc, intake: _Intake, workers: Workers | None, slots: Slots |
             _abort(rpc.status(outcome), context)
         return outcome
 
-    def run(data: bytes, context: grpc.ServicerContext) -> bytes | Exception:
+    def run(data: bytes, call: _AdmittedCall) -> bytes | Exception:
         if workers is None:
-            return rpc.attempt(data, context)
-        workers.take(context)
+            return rpc.attempt(data, call)
+        workers.take(call.context)
         try:
-            return rpc.attempt(data, context)
+            return rpc.attempt(data, call)
         finally:
             workers.release()
 
@@ -369,24 +382,27 @@ def _stream_handler(rpc: _Rpc, intake: _Intake, streams: Slots) -> StreamHandler
 
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
+            call = rpc.admit(context)
             with intake.message(requests, context) as first, streams.taken(context) as stream:
                 data: bytes | None = first
                 while data is not None:
                     stream.set_busy()
                     with intake.memory() as memory:
-                        answer = answer_to(data, context, memory)
+                        answer = answer_to(data, call, memory)
                         stream.set_idle()  # The caller may read the answer slowly, or never.
                         with intake.unread.answer(context):
                             yield answer
                     data = next(requests, None)
+                    if data is not None:
+                        call = rpc.admit(context)  # The token may have been removed meanwhile.
         except VecdbError as refusal:
             _abort(rpc.status(refusal), context)
 
-    def answer_to(data: bytes, context: grpc.ServicerContext, memory: CallMemory) -> bytes:
+    def answer_to(data: bytes, call: _AdmittedCall, memory: CallMemory) -> bytes:
         outcome: bytes | Exception
         try:
             memory.request(len(data))
-            outcome = rpc.attempt(data, context)
+            outcome = rpc.attempt(data, call)
         except ResourceExhaustedError as full:
             outcome = full
         if isinstance(outcome, bytes):
@@ -404,10 +420,11 @@ def _export_handler(rpc: _Rpc, intake: _Intake, slots: Slots) -> StreamHandler:
 
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
+            call = rpc.admit(context)
             with (
                 intake.message(requests, context) as data,
                 slots.taken(context) as slot,
-                contextlib.closing(rpc.answers(data, context)) as answers,
+                contextlib.closing(rpc.answers(data, call)) as answers,
             ):
                 for answer in answers:
                     slot.set_idle()
@@ -430,9 +447,10 @@ def _import_handler(rpc: _Rpc, intake: _Intake, slots: Slots) -> Handler:
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         outcome: bytes | Exception
         try:
+            call = rpc.admit(context)
             with intake.first(requests, context) as first, slots.taken(context) as slot:
                 messages = iter(()) if first is None else _received(first, requests, slot)
-                outcome = rpc.attempt(messages, context)
+                outcome = rpc.attempt(messages, call)
         except VecdbError as refusal:
             outcome = refusal
         if isinstance(outcome, Exception):

@@ -28,7 +28,8 @@ from tests.server.raw_calls import (
 from tests.serving import ServerProcess, held
 from tests.waiting import HANG_S, NEVER_S, eventually
 from vecdb_proto import vecdb_pb2 as wire
-from vecdb_server.process import Server, check_listen
+from vecdb_server.access.addresses import check_listen
+from vecdb_server.process import Server
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,8 @@ from vecdb_server.process import Server, check_listen
     ],
 )
 def test_loopback_addresses_are_served(listen: str, expected: tuple[str, int]) -> None:
-    assert check_listen(listen) == expected
+    found = check_listen(listen)
+    assert (found.host, found.port) == expected and found.is_local
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,9 @@ def test_loopback_addresses_are_served(listen: str, expected: tuple[str, int]) -
     ["0.0.0.0:7801", "[::]:7801", "10.0.0.1:7801", "example.org:7801", "[::ffff:8.8.8.8]:1"],
 )
 def test_other_addresses_are_refused(listen: str, tmp_path: Path) -> None:
-    with pytest.raises(vecdb.FailedPreconditionError, match="access control") as caught:
+    with pytest.raises(
+        vecdb.FailedPreconditionError, match="without --tokens and --tls-cert"
+    ) as caught:
         Server(tmp_path / "data", listen)
     assert caught.value.reason == "NOT_LOOPBACK"
     assert not (tmp_path / "data").exists()

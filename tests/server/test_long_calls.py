@@ -29,11 +29,14 @@ from vecdb.engine.runtime.runtime import Runtime
 from vecdb.engine.search.search import Searcher
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
+from vecdb_server.access.callers import EVERYONE
 from vecdb_server.service import Service
 
 
 def test_a_deadline_that_has_passed_stops_a_write(server: Wire) -> None:
     class Late:
+        caller = EVERYONE
+
         def time_remaining(self) -> float:
             return 0.0
 

@@ -25,9 +25,10 @@ from tests.waiting import HANG_S
 from vecdb import limits
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_floats, decode_matrix, encode_matrix
-from vecdb_server.admission import OpenCalls
+from vecdb_server.access.callers import Access
+from vecdb_server.admission import Activity, OpenCalls
 from vecdb_server.service import Service
-from vecdb_server.transport import Activity, service_handler
+from vecdb_server.transport import service_handler
 
 
 def test_answers_come_in_columns(server: Wire) -> None:
@@ -303,7 +304,7 @@ def test_an_answer_over_the_limit_is_refused_by_us(tmp_path: Path) -> None:
 
 def test_every_call_of_the_contract_is_served(server: Wire) -> None:
     methods = wire.DESCRIPTOR.services_by_name["Vecdb"].methods
-    handler = service_handler(Service(1024), Activity(), OpenCalls(8, 8), 8, 1024)
+    handler = service_handler(Service(1024), Access(None), Activity(), OpenCalls(8, 8), 8, 1024)
     for method in methods:
         details = _CallDetails(f"/vecdb.v1.Vecdb/{method.name}")
         found = handler.service(details)

@@ -1,5 +1,7 @@
 """What the commands of ``vecdb_cli.command_line`` do, each imported when its command runs.
 
+serving       vecdb serve
+tokens        vecdb tokens: the access tokens of a server
 managing      vecdb create, drop, get and optimize
 changing      vecdb list, set and metadata: ids, and changes of metadata
 loading       vecdb load: a file into a collection

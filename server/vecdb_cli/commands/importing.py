@@ -116,17 +116,19 @@ def _send(
     from rich.console import Console
 
     from vecdb_cli.commands.progress import Bytes
-    from vecdb_cli.commands.target import DEFAULT_URL
+    from vecdb_cli.commands.target import DEFAULT_URL, connect_options
     from vecdb_client.address import check_address
     from vecdb_client.calls import Calls
+    from vecdb_client.credentials import Credentials
     from vecdb_client.imports import send_import
     from vecdb_client.translation import import_begin
 
     address = check_address(DEFAULT_URL if url is None else url)
+    credentials = Credentials(address, **connect_options)
     begin = import_begin(kind, collection, metric, dim)
     size = file.stat().st_size if file.is_file() else 0
     with (
-        contextlib.closing(Calls(address, _TIMEOUT_S)) as calls,
+        contextlib.closing(Calls(address, credentials, _TIMEOUT_S)) as calls,
         Bytes(Console(stderr=True), f"importing {file.name}", size) as bar,
     ):
         return send_import(calls, begin, file, beside, None, bar.sent)

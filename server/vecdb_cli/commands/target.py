@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import vecdb
 from vecdb.errors import InvalidArgumentError, NotFoundError
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
 
     Target: TypeAlias = Database | Client
 
-__all__ = ["DEFAULT_URL", "open_target", "place_of"]
+__all__ = ["DEFAULT_URL", "connect_options", "open_target", "place_of", "token_of"]
 
 DEFAULT_URL = "127.0.0.1:7801"
+
+connect_options: dict[str, Any] = {}
+"""Options of ``vecdb.connect``, from the options before the command."""
+
+_TOKEN_VARIABLE: Final = "VECDB_TOKEN"
 
 
 def open_target(
@@ -37,7 +43,7 @@ def open_target(
     if url is not None and data is not None:
         raise InvalidArgumentError("give --url or --data, not both")
     if data is None:
-        return vecdb.connect(DEFAULT_URL if url is None else url)
+        return vecdb.connect(DEFAULT_URL if url is None else url, **connect_options)
     if not create and not (data / "FORMAT").exists():
         raise NotFoundError(f"there is no database in {data}", Reason.NO_DATABASE)
     return vecdb.open(data, **options)
@@ -48,3 +54,11 @@ def place_of(url: str | None, data: Path | None) -> str:
     if data is not None:
         return f" --data {shlex.quote(str(data))}"
     return "" if url in (None, DEFAULT_URL) else f" --url {url}"
+
+
+def token_of(file: Path | None) -> str | None:
+    """Return the access token of a file, or of the environment; None without either. It is no
+    option itself, since other users of the machine see a process's arguments."""
+    if file is None:
+        return os.environ.get(_TOKEN_VARIABLE) or None
+    return file.read_text().strip()

@@ -1,0 +1,12 @@
+"""Who may call the server, over which addresses, and what may they do?
+
+addresses      the address that a server listens on, and whether other machines reach it
+tokens         the file of access tokens: names, roles, scopes, hashes
+roles          the role that each rpc requires
+callers        the token of a call: who it is and what it may do; the audit log
+certificates   the files of TLS, checked and reloaded
+"""
+
+from __future__ import annotations
+
+__all__ = ["addresses", "callers", "certificates", "roles", "tokens"]
