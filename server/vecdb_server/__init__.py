@@ -4,6 +4,9 @@ service        the rpcs, one method each: messages in, messages out, independent
 translation    messages to types of the vocabulary and back, and the only table of errors
 transport      gRPC around the service: bytes, limits, errors to statuses
 process        the lifecycle of a server: bind, open, compile, ready, drain, stop
+signals        SIGTERM, SIGINT and SIGHUP
+access         package: who may call the server, over which addresses
+metrics        package: what monitoring sees
 admission      limits of open calls, slow messages, workers and slots
 call_threads   one thread per call
 health         grpc.health.v1.Health

@@ -7,6 +7,9 @@ ends, control characters, changes of text direction), and a long value is trunca
 is one line, whatever text it contains; this also holds for messages of libraries. A defect is
 followed by its traceback, whose lines begin with a space.
 
+As JSON each line is an object: time, level, event, and the fields of the event under their names
+(see ``configure``); a defect has its traceback in the field ``traceback``.
+
 gRPC's core logs to stderr in a format of its own and with text from its peers unescaped (such as
 that of a GOAWAY). So its log level is set to errors (``vecdb_server/__init__.py``).
 """
@@ -41,11 +44,30 @@ class _Lines(logging.Formatter):
         return f"{seconds}.{int(record.msecs):03d}Z"
 
 
-def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
+class _JsonLines(_Lines):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", None)
+        line: dict[str, object] = {
+            "time": self.formatTime(record),
+            "level": record.levelname,
+            "event": "message" if fields is None else record.event,  # type: ignore[attr-defined]
+        }
+        if fields is None:
+            line |= {"logger": record.name, "message": record.getMessage()}
+        else:
+            line |= {key: _json_value(value) for key, value in fields.items()}
+        if record.exc_info:
+            line["traceback"] = "\n".join(_traceback(record.exc_info[1]))
+        return json.dumps(line, ensure_ascii=True)
+
+
+def configure(
+    stream: TextIO | None = None, level: int = logging.INFO, *, as_json: bool = False
+) -> None:
     """Log this process's events, and messages of libraries from WARNING on, to a stream; by default
     stderr."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(_Lines())
+    handler.setFormatter(_JsonLines() if as_json else _Lines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -55,16 +77,21 @@ def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
 def event(name: str, level: int = logging.INFO, /, **fields: object) -> None:
     """Log one event with its fields."""
     if _LOGGER.isEnabledFor(level):
-        _LOGGER.log(level, "%s", _line(name, fields))
+        _LOGGER.log(level, "%s", _line(name, fields), extra={"event": name, "fields": fields})
 
 
 def failure(name: str, error: BaseException, /, **fields: object) -> None:
     """Log a defect with its traceback."""
-    _LOGGER.error("%s", _line(name, fields), exc_info=error)
+    extra = {"event": name, "fields": fields}
+    _LOGGER.error("%s", _line(name, fields), exc_info=error, extra=extra)
 
 
 def _line(name: str, fields: dict[str, object]) -> str:
     return " ".join([name, *(f"{key}={_shown(value)}" for key, value in fields.items())])
+
+
+def _json_value(value: object) -> object:
+    return value if isinstance(value, bool | int | float) else cut(str(value))
 
 
 def _shown(value: object) -> str:

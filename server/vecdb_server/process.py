@@ -15,14 +15,11 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -53,7 +50,10 @@ from vecdb_server.admission import Activity, OpenCalls
 from vecdb_server.backup_folder import BackupFolder
 from vecdb_server.call_threads import CallThreads
 from vecdb_server.health import HEALTH_CALLS_MAX, Health
+from vecdb_server.metrics.endpoint import Endpoint, check_metrics_address
+from vecdb_server.metrics.registry import Metrics
 from vecdb_server.service import Service
+from vecdb_server.signals import RELOAD, Signals
 from vecdb_server.transport import SERVICE_NAME, service_handler
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ class Server:
         tokens: file of access tokens, see ``access.tokens``; None: callers need none.
         tls: files of TLS; None: the connection is not encrypted.
         insecure: listen on any address, without tokens and TLS too.
+        metrics: address and port of an HTTP endpoint for monitoring, see ``metrics.endpoint``.
         options: fields of ``vecdb.engine.runtime.options.Options``.
 
     Attributes:
@@ -141,6 +142,7 @@ class Server:
         tokens: str | os.PathLike[str] | None = None,
         tls: TlsFiles | None = None,
         insecure: bool = False,
+        metrics: str | None = None,
         **options: object,
     ) -> None:
         size = limits.MESSAGE_BYTES.default if message_bytes is None else message_bytes
@@ -163,6 +165,13 @@ class Server:
         self._activity = Activity()
         self._open_calls = OpenCalls(_CALLS_MAX, _SLOW_CALLS_MAX)
         self._pool = CallThreads(_THREADS_MAX, threads, self._open_calls.end_longest_wait)
+        self._metrics = Metrics(
+            lambda: self._service.runtime,
+            lambda: self._open_calls.open_count,
+            lambda: self._activity.count,
+        )
+        self._metrics_listen = None if metrics is None else check_metrics_address(metrics)
+        self._endpoint: Endpoint | None = None
         self._grpc: grpc.Server | None = None
         self._threads = threads
         self._draining = threading.Lock()
@@ -174,6 +183,11 @@ class Server:
         """Address and port, "127.0.0.1:7801", or "unix:" and the path of the socket; once bound,
         with the actual port if 0 was given."""
         return str(self._listen)
+
+    @property
+    def metrics_address(self) -> str | None:
+        """Address and port of the endpoint for monitoring, once bound; None without one."""
+        return None if self._endpoint is None else self._endpoint.address
 
     @property
     def is_protected(self) -> bool:
@@ -215,6 +229,7 @@ class Server:
         served = service_handler(
             self._service,
             self._access,
+            self._metrics,
             self._activity,
             self._open_calls,
             self._threads,
@@ -233,6 +248,8 @@ class Server:
         if not self._listen.socket:
             self._listen = self._listen._replace(port=port)
         self._grpc = server
+        if self._metrics_listen is not None:
+            self._endpoint = Endpoint(self._metrics_listen, self._metrics, self._is_ready)
         server.start()
 
     def open(self) -> None:
@@ -288,7 +305,12 @@ class Server:
             if runtime is not None:
                 runtime.close()
             self._pool.shutdown(wait=False)
+            if self._endpoint is not None:
+                self._endpoint.close()
             log.event("stop")
+
+    def _is_ready(self) -> bool:
+        return self._service.refusal is None
 
     def _is_starting(self) -> bool:
         refusal = self._service.refusal
@@ -304,6 +326,7 @@ def serve(
     listen: str = DEFAULT_LISTEN,
     *,
     grace_s: float = GRACE_S,
+    log_json: bool = False,
     **options: Any,
 ) -> int:
     """Serve a folder until SIGTERM or SIGINT; a second signal ends the process at once.
@@ -313,6 +336,7 @@ def serve(
 
     Args:
         grace_s: seconds that running calls have after the signal.
+        log_json: log in JSON, one object a line.
         options: further arguments of ``Server``.
 
     Returns:
@@ -320,9 +344,9 @@ def serve(
         machines reach, without tokens), 1 if the server could not start (port in use, folder of a
         newer version).
     """
-    log.configure()
+    log.configure(as_json=log_json)
     sys.setswitchinterval(min(_SWITCH_S, sys.getswitchinterval()))
-    stopping = _Stopping()
+    signals = Signals()
     try:
         server = Server(data, listen, **options)
     except VecdbError as error:
@@ -343,14 +367,14 @@ def serve(
     )
     # Compiling may take a minute. It runs in another thread, so that the main thread can handle
     # signals.
-    opening = _Opening(server, stopping.stop)
+    opening = _Opening(server, signals.stop)
     try:
         server.bind()
     except VecdbError as error:
         log.event("refused", logging.ERROR, reason=error.reason, message=error.message)
         return 1
     opening.start()
-    while stopping.wait() == _RELOAD:
+    while signals.wait() == RELOAD:
         _reload(server)
     server.folder_settled.wait(grace_s)
     server.drain(grace_s)
@@ -387,39 +411,6 @@ class _Opening(threading.Thread):
             return
         self.failed = True
         self._stop_server()
-
-
-_STOP, _RELOAD = "stop", "reload"
-
-
-class _Stopping:
-    """Lets the main thread wait for SIGHUP, SIGTERM, SIGINT or ``stop``.
-
-    A signal handler interrupts the main thread anywhere, also while that holds the lock of an
-    Event; setting the Event would then deadlock. ``SimpleQueue.put`` is reentrant.
-    """
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._signalled = False
-        signal.signal(signal.SIGHUP, lambda number, frame: self._calls.put(_RELOAD))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def stop(self) -> None:
-        """End the wait."""
-        self._calls.put(_STOP)
-
-    def wait(self) -> str:
-        """Wait for a signal or ``stop``; return what to do."""
-        return self._calls.get()
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._signalled:
-            # All acknowledged writes are on disk, so it is safe to exit.
-            os._exit(1)
-        self._signalled = True
-        self.stop()
 
 
 def _reload(server: Server) -> None:

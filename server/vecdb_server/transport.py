@@ -42,6 +42,7 @@ from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server import log
 from vecdb_server.access.callers import Access, Caller, log_admin, log_refused
 from vecdb_server.admission import Activity, OpenCalls, Slot, Slots, UnreadAnswers, Workers
+from vecdb_server.metrics.registry import CallMetrics, Metrics
 from vecdb_server.service import Call, Service
 from vecdb_server.translation.searches import failure_answer
 from vecdb_server.translation.statuses import REASON_KEY, Status, status_of
@@ -73,6 +74,7 @@ StreamHandler = Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes
 def service_handler(
     service: Service,
     access: Access,
+    metrics: Metrics,
     activity: Activity,
     open_calls: OpenCalls,
     threads: int,
@@ -83,6 +85,7 @@ def service_handler(
     Args:
         service: the rpcs.
         access: decides who may call which rpc.
+        metrics: counts the calls that have ended.
         activity: counts the running calls.
         open_calls: counts the open calls.
         threads: maximum of calls that run at once. A quarter of it is the limit of writes; of
@@ -102,7 +105,8 @@ def service_handler(
         method: Callable[..., Message],
         kind: type[_Rpc] = _Rpc,
     ) -> _Rpc:
-        return kind(name, request_type, method, access, activity, message_bytes)
+        counts = metrics.of_call(name)
+        return kind(name, request_type, method, access, counts, activity, message_bytes)
 
     handlers = {
         name: grpc.stream_unary_rpc_method_handler(
@@ -236,11 +240,12 @@ class _Rpc:
         request_type: type[Message],
         method: Callable[..., Message],
         access: Access,
+        metrics: CallMetrics,
         activity: Activity,
         message_bytes: int,
     ) -> None:
         self.name = name
-        self._access = access
+        self._access, self._metrics = access, metrics
         self._parse = request_type.FromString
         self._method = method
         self._activity = activity
@@ -260,7 +265,9 @@ class _Rpc:
         began = time.monotonic()
         outcome = "ok"
         try:
-            return self._answer(data, call)
+            answer = self._answer(data, call)
+            self._metrics.succeeded()
+            return answer
         except Exception as error:
             outcome = getattr(error, "reason", "") or "INTERNAL"
             if isinstance(error, PermissionDeniedError):
@@ -270,6 +277,7 @@ class _Rpc:
             log_admin(self.name, call.caller, outcome, call.context)
             self._activity.leave()
             took_s = time.monotonic() - began
+            self._metrics.took(took_s)
             if took_s > _SLOW_CALL_S and self.name not in _NEVER_SLOW:
                 log.event("slow-call", logging.WARNING, call=self.name, took_s=f"{took_s:.2f}")
 
@@ -289,6 +297,7 @@ class _Rpc:
         try:
             for response in self._method(self._parsed(data), call):
                 yield response.SerializeToString()
+            self._metrics.succeeded()
         except PermissionDeniedError as error:
             log_refused(self.name, call.caller.name, error, call.context)
             raise
@@ -308,6 +317,7 @@ class _Rpc:
         """Return the status of an error. Unexpected errors are logged; their status has no
         details."""
         status = status_of(error)
+        self._metrics.failed(status.code.name)
         if status.code is grpc.StatusCode.INTERNAL:
             log.failure("defect", error, call=self.name)
         elif status.code in (grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNKNOWN):

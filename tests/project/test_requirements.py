@@ -162,9 +162,9 @@ def test_client_on_the_oldest_python_talks_to_a_server(wheel: Path, tmp_path: Pa
 def test_server_beside_the_oldest_libraries_answers(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv/bin/python"
-    health = "grpcio-health-checking"
-    lowest = floors(project()["optional-dependencies"]["server"])[health]
-    environment_with(python, wheel, {**floors(), health: lowest})
+    of_server = floors(project()["optional-dependencies"]["server"])
+    lowest = {name: of_server[name] for name in ("grpcio-health-checking", "prometheus-client")}
+    environment_with(python, wheel, {**floors(), **lowest})
     share_compiled_libraries(python)
     with server_of(python, tmp_path / "data") as address:
         answers = run(python, "-c", CLIENT, address).stdout

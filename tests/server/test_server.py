@@ -27,6 +27,7 @@ from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_floats, decode_matrix, encode_matrix
 from vecdb_server.access.callers import Access
 from vecdb_server.admission import Activity, OpenCalls
+from vecdb_server.metrics.registry import Metrics
 from vecdb_server.service import Service
 from vecdb_server.transport import service_handler
 
@@ -304,7 +305,9 @@ def test_an_answer_over_the_limit_is_refused_by_us(tmp_path: Path) -> None:
 
 def test_every_call_of_the_contract_is_served(server: Wire) -> None:
     methods = wire.DESCRIPTOR.services_by_name["Vecdb"].methods
-    handler = service_handler(Service(1024), Access(None), Activity(), OpenCalls(8, 8), 8, 1024)
+    handler = service_handler(
+        Service(1024), Access(None), _metrics(), Activity(), OpenCalls(8, 8), 8, 1024
+    )
     for method in methods:
         details = _CallDetails(f"/vecdb.v1.Vecdb/{method.name}")
         found = handler.service(details)
@@ -313,6 +316,10 @@ def test_every_call_of_the_contract_is_served(server: Wire) -> None:
         assert method.input_type.name == f"{stem}Request"
         assert method.output_type.name == f"{stem}Response"
     assert handler.service(_CallDetails("/vecdb.v1.Vecdb/Nothing")) is None
+
+
+def _metrics() -> Metrics:
+    return Metrics(lambda: None, lambda: 0, lambda: 0)
 
 
 class _CallDetails(grpc.HandlerCallDetails):  # type: ignore[misc]

@@ -91,6 +91,17 @@ Insecure = Annotated[
         "--insecure", help="Allow an address that other machines reach without tokens and TLS."
     ),
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="HTTP endpoint for monitoring: /metrics, /healthz, /readyz.",
+    ),
+]
+LogFormat = Annotated[
+    str, typer.Option("--log-format", metavar="text|json", help="Format of the log lines.")
+]
 
 
 @app.command(rich_help_panel=SERVING)
@@ -108,6 +119,8 @@ def serve(
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
     insecure: Insecure = False,
+    metrics: Metrics = None,
+    log_format: LogFormat = "text",
 ) -> None:
     """Serve a folder over gRPC until SIGTERM or Ctrl-C. SIGHUP reads tokens and certificates
     again."""
@@ -117,6 +130,10 @@ def serve(
     if (tls_cert is None) != (tls_key is None) or (tls_client_ca and tls_cert is None):
         raise InvalidArgumentError(
             "give --tls-cert and --tls-key, and with them --tls-client-ca", Reason.BAD_OPTION
+        )
+    if log_format not in ("text", "json"):
+        raise InvalidArgumentError(
+            f"--log-format must be text or json, got {log_format!r}", Reason.BAD_OPTION
         )
     tls = TlsFiles(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     size = None if message_mb is None else message_mb * 1024**2
@@ -128,6 +145,8 @@ def serve(
         tokens=tokens,
         tls=tls,
         insecure=insecure,
+        metrics=metrics,
+        log_json=log_format == "json",
         metadata_bytes_max=1024 * metadata_kb,
         codes=codes,
         recall_meter=recall_meter,

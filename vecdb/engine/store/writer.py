@@ -123,6 +123,11 @@ class Writer:
         self._threads = self._idle = 0
         self._closed = False
 
+    @property
+    def queued_bytes(self) -> int:
+        """Size of the batches that wait to be written."""
+        return self._queued_bytes
+
     def submit(
         self, store: Store, batch: Batch, after_commit: Callable[[], None]
     ) -> Future[Receipt]:

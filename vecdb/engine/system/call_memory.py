@@ -38,9 +38,9 @@ _MUCH_BYTES: Final = 32 * 1024**2
 """After a call, or concurrent calls together, that used this much, freed memory is returned to the
 system."""
 
-_TRIM_AFTER_S: Final = 0.05
-"""Delay of ``malloc_trim`` in seconds: the thread that ends the call frees the last buffers only
-after ``close``."""
+_TRIM_AFTER_S: Final = (0.05, 0.5, 5.0)
+"""Pauses before each ``malloc_trim``, in seconds: the threads of a call and those of gRPC free its
+last buffers only after ``close``, on a busy machine much later."""
 
 
 _at = threading.local()
@@ -214,6 +214,7 @@ def out_of_memory(error: MemoryError) -> ResourceExhaustedError:
 
 
 def _trim_heap() -> None:
-    time.sleep(_TRIM_AFTER_S)
-    with contextlib.suppress(AttributeError, OSError):  # Only glibc has this function.
-        ctypes.CDLL(None).malloc_trim(0)
+    for pause_s in _TRIM_AFTER_S:
+        time.sleep(pause_s)
+        with contextlib.suppress(AttributeError, OSError):  # Only glibc has this function.
+            ctypes.CDLL(None).malloc_trim(0)
