@@ -13,6 +13,9 @@ from vecdb.row_names import shown
 __all__ = ["check_address", "is_local"]
 
 _UNIX: Final = "unix:"
+_NOT_IN_PATHS: Final = frozenset("\0#?%")
+"""gRPC reads an address as a URI, in which these have a meaning."""
+
 _PORT: Final = "7801"
 _PORT_MAX: Final = 65_535
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -27,9 +30,9 @@ def check_address(address: object) -> str:
     """
     if not isinstance(address, str):
         raise _wrong(address, "")
-    if address.startswith(_UNIX) and not address.startswith(f"{_UNIX}//"):
-        if address == _UNIX or "\0" in address:
-            raise _wrong(address, ", or unix: and the path of a socket")
+    if address.startswith(_UNIX):
+        if address == _UNIX or address.startswith(f"{_UNIX}//") or _NOT_IN_PATHS & set(address):
+            raise _wrong(address, ", or unix: and the path of a socket, without # ? %")
         return address
     scheme = _SCHEME.match(address)
     if scheme is not None:

@@ -38,7 +38,8 @@ class Client(DatabaseSurface[Collection]):
             have their own; for the last two the default is none. ``backup`` has no timeout.
         token: access token, if the server asks for one.
         tls: encrypt the connection; implied by the following files.
-        tls_ca: PEM file with the issuers of the server's certificate; default: those of the system.
+        tls_ca: PEM file with the issuers of the server's certificate; default: those that come
+            with grpcio.
         tls_cert, tls_key: PEM files with the client's certificate and its key, if the server asks
             for them.
         insecure: allow sending a token without TLS to another machine.

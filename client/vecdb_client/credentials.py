@@ -1,4 +1,4 @@
-"""How a client shows who it is, and knows the server: an access token and files of TLS."""
+"""The access token of a client, and its files of TLS."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Credentials:
         address: the checked address of the server.
         token: access token; None for none.
         tls: encrypt the connection; implied by the files.
-        tls_ca: PEM file with the issuers of the server's certificate; None: those of the system.
+        tls_ca: PEM file with the issuers of the server's certificate; None: those that come
+            with grpcio.
         tls_cert: PEM file with the client's certificate, if the server asks for one.
         tls_key: PEM file with its private key.
         insecure: send a token without TLS to other machines too.

@@ -28,8 +28,9 @@ from typing import Annotated
 import typer
 
 import vecdb
-from vecdb.errors import VecdbError
+from vecdb.errors import InvalidArgumentError, VecdbError
 from vecdb.one_line import one_line
+from vecdb.reasons import Reason
 from vecdb_cli.commands import (
     bench,
     changing,
@@ -118,6 +119,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -142,7 +144,7 @@ def _common(
             "--tls-ca",
             metavar="FILE",
             envvar="VECDB_TLS_CA",
-            help="Issuers of its certificate; default: those of the system.",
+            help="Issuers of its certificate; default: those that come with grpcio.",
         ),
     ] = None,
     tls_cert: Annotated[
@@ -165,6 +167,15 @@ def _common(
 ) -> None:
     from vecdb_cli.commands import target
 
+    if context.invoked_subcommand in ("serve", "tokens"):
+        for name in ("token_file", "tls", "tls_ca", "tls_cert", "tls_key", "insecure"):
+            if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
+                option = f"--{name.replace('_', '-')}"
+                raise InvalidArgumentError(
+                    f"{option} before the command is for commands that call a server; "
+                    f"{context.invoked_subcommand} has options of its own, after its name",
+                    Reason.BAD_OPTION,
+                )
     target.connect_options.clear()
     target.connect_options.update(
         token=target.token_of(token_file),

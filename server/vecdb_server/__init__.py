@@ -2,7 +2,8 @@
 
 service        the rpcs, one method each: messages in, messages out, independent of gRPC
 translation    messages to types of the vocabulary and back, and the only table of errors
-transport      gRPC around the service: bytes, limits, errors to statuses
+rpcs           one rpc: bytes in, bytes or an error out; who may call it
+transport      gRPC around the rpcs: messages, limits, errors to statuses
 process        the lifecycle of a server: bind, open, compile, ready, drain, stop
 signals        SIGTERM, SIGINT and SIGHUP
 access         package: who may call the server, over which addresses

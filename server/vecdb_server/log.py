@@ -28,6 +28,7 @@ from vecdb.one_line import cut, one_line
 __all__ = ["configure", "event", "failure"]
 
 _LOGGER = logging.getLogger("vecdb.server")
+_GRPC_LOGGER = logging.getLogger("grpc._cython.cygrpc")
 
 
 class _Lines(logging.Formatter):
@@ -66,12 +67,21 @@ def configure(
 ) -> None:
     """Log this process's events, and messages of libraries from WARNING on, to a stream; by default
     stderr."""
+    _GRPC_LOGGER.addFilter(_without_metadata)
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonLines() if as_json else _Lines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     _LOGGER.setLevel(level)
+
+
+def _without_metadata(record: logging.LogRecord) -> bool:
+    """Leave out what grpcio adds if the metadata of a call is not text: it may be a token."""
+    if record.getMessage().startswith("Invalid encoding"):
+        record.msg, record.args = "the metadata of a call is not text; the call was refused", ()
+        record.exc_info = record.exc_text = None
+    return True
 
 
 def event(name: str, level: int = logging.INFO, /, **fields: object) -> None:

@@ -37,15 +37,14 @@ from vecdb.reasons import Reason
 from vecdb_server import log
 from vecdb_server.access.addresses import (
     DEFAULT_LISTEN,
-    bound_at,
     check_free,
     check_listen,
     check_protected,
     port_in_use,
-    remove_socket,
 )
 from vecdb_server.access.callers import Access
 from vecdb_server.access.certificates import Certificates, TlsFiles
+from vecdb_server.access.socket_file import SocketFile
 from vecdb_server.admission import Activity, OpenCalls
 from vecdb_server.backup_folder import BackupFolder
 from vecdb_server.call_threads import CallThreads
@@ -152,6 +151,7 @@ class Server:
                 f"threads must be at least 4, got {threads}", Reason.OUT_OF_RANGE
             )
         self._listen = check_listen(listen)
+        self._socket_file = SocketFile(self._listen)
         protected = {"has_tokens": tokens is not None, "has_tls": tls is not None}
         check_protected(self._listen, **protected, insecure=insecure)
         self._access = Access(None if tokens is None else Path(tokens))
@@ -191,7 +191,7 @@ class Server:
 
     @property
     def is_protected(self) -> bool:
-        """Whether no caller of another machine can do anything without a token, or read along."""
+        """Whether other machines can neither call without a token nor read what others send."""
         return self._listen.is_local or (self._has_tokens and self._certificates is not None)
 
     def start(self) -> None:
@@ -211,7 +211,8 @@ class Server:
 
     def bind(self) -> None:
         """Bind the port. From now on health is answered; other calls get STARTING."""
-        check_free(self._listen)
+        if not self._listen.socket:
+            check_free(self._listen)
         server = grpc.server(
             self._pool,
             options=(
@@ -238,7 +239,7 @@ class Server:
         server.add_generic_rpc_handlers((served, self._health.handler()))
         self._set_health(_NOT_SERVING)
         try:
-            with bound_at(self._listen) as address:
+            with self._socket_file.bound() as address:
                 if self._certificates is None:
                     port = server.add_insecure_port(address)
                 else:
@@ -269,19 +270,22 @@ class Server:
                 "ready", address=self.address, data=self._data, collections=collections, rows=rows
             )
 
-    def reload(self) -> None:
+    def reload(self) -> list[VecdbError]:
         """Read the files of tokens and of TLS again. Calls that come later need a token of the new
         file; connections that come later get the new certificate.
 
-        Raises:
-            InvalidArgumentError: BAD_TOKEN_FILE or BAD_CERTIFICATE: that file cannot be used, and
-                what was read from it before stays in use.
+        Returns:
+            Errors, BAD_TOKEN_FILE and BAD_CERTIFICATE: these files cannot be used, and what was
+            read from them before stays in use.
         """
-        try:
-            self._access.reload()
-        finally:
-            if self._certificates is not None:
-                self._certificates.reload()
+        errors: list[VecdbError] = []
+        for part in (self._access, self._certificates):
+            try:
+                if part is not None:
+                    part.reload()
+            except InvalidArgumentError as error:
+                errors.append(error)
+        return errors
 
     def drain(self, grace_s: float = GRACE_S) -> None:
         """Reject new calls, wait up to ``grace_s`` seconds for running ones, close everything.
@@ -300,7 +304,7 @@ class Server:
             if self._grpc is not None:
                 self._grpc.stop(_FLUSH_S).wait()
                 self._activity.wait_for_none(_FLUSH_S)
-                remove_socket(self._listen)
+                self._socket_file.remove()
             runtime, self._service.runtime = self._service.runtime, None
             if runtime is not None:
                 runtime.close()
@@ -414,11 +418,10 @@ class _Opening(threading.Thread):
 
 
 def _reload(server: Server) -> None:
-    try:
-        server.reload()
-    except VecdbError as error:
+    errors = server.reload()
+    for error in errors:
         log.event("refused", logging.ERROR, reason=error.reason, message=error.message)
-    else:
+    if not errors:
         log.event("reload")
 
 

@@ -73,6 +73,13 @@ class Call(Protocol):
 
     caller: Caller
 
+    def check_collection(self, name: str) -> None:
+        """Check that the caller may use a collection of this name.
+
+        Raises:
+            PermissionDeniedError: SCOPE.
+        """
+
     def time_remaining(self) -> float | None:
         """Return the seconds until the caller's deadline; None without one."""
 
@@ -84,7 +91,7 @@ class _PartOfCall:
     """A part of a call with a deadline of its own, in seconds from now."""
 
     def __init__(self, call: Call, timeout_s: float) -> None:
-        self.caller = call.caller
+        self.caller, self.check_collection = call.caller, call.check_collection
         self.is_active = call.is_active
         self._ends = time.monotonic() + timeout_s
 
@@ -148,7 +155,7 @@ class Service:
         refuse_reserved(request)
         config = descriptions.collection_config(request.config)
         raw, name = checks.check_raw_collection_metadata(request.metadata), request.collection
-        call.caller.check_collection(name)
+        call.check_collection(name)
         created = runtime.create_collection(checks.check_name(name), config, raw)
         described = runtime.catalog.describe(created.id)
         return wire.CreateCollectionResponse(
@@ -189,8 +196,8 @@ class Service:
         """Rename a collection."""
         runtime = self.check_ready()
         refuse_reserved(request)
-        call.caller.check_collection(request.collection)
-        call.caller.check_collection(request.new_name)
+        call.check_collection(request.collection)
+        call.check_collection(request.new_name)
         runtime.rename_collection(request.collection, request.new_name)
         return wire.RenameCollectionResponse()
 
@@ -200,7 +207,7 @@ class Service:
         """Drop a collection with all rows."""
         runtime = self.check_ready()
         refuse_reserved(request)
-        call.caller.check_collection(request.collection)
+        call.check_collection(request.collection)
         runtime.drop_collection(request.collection)
         return wire.DropCollectionResponse()
 
@@ -398,7 +405,7 @@ class Service:
         runtime = self.check_ready()
         with self._drained(call) as gone:
             asked, announced = transfers.import_begin(requests)
-            call.caller.check_collection(asked.collection)
+            call.check_collection(asked.collection)
             parts = transfers.import_parts(requests)
             report = receive_import(runtime, asked, announced, parts, gone)
         return wire.ImportResponse(report=transfers.import_report_message(report))
@@ -420,15 +427,15 @@ class Service:
         Raises:
             PermissionDeniedError: SCOPE: the caller's token does not permit it.
         """
-        runtime, caller = self.check_ready(), call.caller
+        runtime = self.check_ready()
         refuse_reserved(request)
         collection_id = getattr(request, "collection_id", "")
         if not collection_id:
-            caller.check_collection(request.collection)
+            call.check_collection(request.collection)
             return runtime.collection(request.collection)
         found = runtime.collection_of_id(collection_id)
-        if caller.collections:
-            caller.check_collection(runtime.catalog.describe(found.id).name)
+        if call.caller.collections:
+            call.check_collection(runtime.catalog.describe(found.id).name)
         return found
 
     def _write(self, collection: OpenCollection, batch: UpsertBatch) -> Receipt:

@@ -21,37 +21,31 @@ costs one message, which takes a third of the time of a call.
 from __future__ import annotations
 
 import contextlib
-import logging
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Final, NoReturn
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from vecdb.engine.system.call_memory import CallMemory
 from vecdb.errors import (
-    CancelledError,
     InvalidArgumentError,
-    PermissionDeniedError,
     ResourceExhaustedError,
     VecdbError,
 )
 from vecdb.reasons import Reason
 from vecdb_proto import vecdb_pb2 as wire
-from vecdb_server import log
-from vecdb_server.access.callers import Access, Caller, log_admin, log_refused
+from vecdb_server.access.callers import Access
 from vecdb_server.admission import Activity, OpenCalls, Slot, Slots, UnreadAnswers, Workers
-from vecdb_server.metrics.registry import CallMetrics, Metrics
-from vecdb_server.service import Call, Service
+from vecdb_server.metrics.registry import Metrics
+from vecdb_server.rpcs import AdmittedCall, Rpc, StreamRpc
+from vecdb_server.service import Service
 from vecdb_server.translation.searches import failure_answer
-from vecdb_server.translation.statuses import REASON_KEY, Status, status_of
+from vecdb_server.translation.statuses import REASON_KEY, Status
 
 __all__ = ["SERVICE_NAME", "service_handler"]
 
 SERVICE_NAME: Final = "vecdb.v1.Vecdb"
-_SLOW_CALL_S: Final = 1.0
-_NEVER_SLOW: Final = frozenset({"Optimize", "Backup", "Import"})
 
 _IDLE_STREAM_S: Final = 5.0
 """A stream that has been idle for so long may be ended. Its client makes the next search by a call
@@ -103,8 +97,8 @@ def service_handler(
         name: str,
         request_type: type[Message],
         method: Callable[..., Message],
-        kind: type[_Rpc] = _Rpc,
-    ) -> _Rpc:
+        kind: type[Rpc] = Rpc,
+    ) -> Rpc:
         counts = metrics.of_call(name)
         return kind(name, request_type, method, access, counts, activity, message_bytes)
 
@@ -127,7 +121,7 @@ def service_handler(
     handlers["Export"] = grpc.stream_stream_rpc_method_handler(
         _export_handler(exports, intake, optimizes)
     )
-    imports = rpc("Import", wire.ImportRequest, service.import_index, _StreamRpc)
+    imports = rpc("Import", wire.ImportRequest, service.import_index, StreamRpc)
     handlers["Import"] = grpc.stream_unary_rpc_method_handler(
         _import_handler(imports, intake, optimizes)
     )
@@ -219,136 +213,12 @@ class _Intake:
             yield data
 
 
-class _AdmittedCall:
-    """A call of a caller who may make it; what the service reads of it."""
-
-    __slots__ = ("caller", "context", "is_active", "time_remaining")
-
-    def __init__(self, caller: Caller, context: grpc.ServicerContext) -> None:
-        self.caller = caller
-        self.context = context
-        self.is_active = context.is_active
-        self.time_remaining = context.time_remaining
-
-
-class _Rpc:
-    """One rpc: from the bytes of a request to the bytes of its answer, or to an error."""
-
-    def __init__(
-        self,
-        name: str,
-        request_type: type[Message],
-        method: Callable[..., Message],
-        access: Access,
-        metrics: CallMetrics,
-        activity: Activity,
-        message_bytes: int,
-    ) -> None:
-        self.name = name
-        self._access, self._metrics = access, metrics
-        self._parse = request_type.FromString
-        self._method = method
-        self._activity = activity
-        self._message_bytes = message_bytes
-
-    def admit(self, context: grpc.ServicerContext) -> _AdmittedCall:
-        """Return a call, before its message has arrived.
-
-        Raises:
-            UnauthenticatedError, PermissionDeniedError: the caller may not make it.
-        """
-        return _AdmittedCall(self._access.caller(self.name, context), context)
-
-    def attempt(self, data: Any, call: _AdmittedCall) -> bytes | Exception:
-        """Return the answer or the error of a call. Count the call, and log it if it was slow."""
-        self._activity.enter()
-        began = time.monotonic()
-        outcome = "ok"
-        try:
-            answer = self._answer(data, call)
-            self._metrics.succeeded()
-            return answer
-        except Exception as error:
-            outcome = getattr(error, "reason", "") or "INTERNAL"
-            if isinstance(error, PermissionDeniedError):
-                log_refused(self.name, call.caller.name, error, call.context)
-            return error
-        finally:
-            log_admin(self.name, call.caller, outcome, call.context)
-            self._activity.leave()
-            took_s = time.monotonic() - began
-            self._metrics.took(took_s)
-            if took_s > _SLOW_CALL_S and self.name not in _NEVER_SLOW:
-                log.event("slow-call", logging.WARNING, call=self.name, took_s=f"{took_s:.2f}")
-
-    def _answer(self, data: Any, call: Call) -> bytes:
-        response: bytes = self._method(self._parsed(data), call).SerializeToString()
-        if len(response) > self._message_bytes:
-            raise ResourceExhaustedError(
-                f"the answer has {len(response)} bytes, the maximum of a message is "
-                f"{self._message_bytes}; request fewer rows, or no vectors or metadata",
-                Reason.MESSAGE_TOO_LARGE,
-            )
-        return response
-
-    def answers(self, data: bytes, call: _AdmittedCall) -> Generator[bytes, None, None]:
-        """Yield the answers of an rpc with many, and raise its error. Count the call."""
-        self._activity.enter()
-        try:
-            for response in self._method(self._parsed(data), call):
-                yield response.SerializeToString()
-            self._metrics.succeeded()
-        except PermissionDeniedError as error:
-            log_refused(self.name, call.caller.name, error, call.context)
-            raise
-        finally:
-            self._activity.leave()
-
-    def _parsed(self, data: Any) -> Message:
-        try:
-            return self._parse(data)
-        except DecodeError:
-            raise InvalidArgumentError(
-                f"expected a message of {self.name}, got {len(data)} bytes that are not one",
-                Reason.BAD_MESSAGE,
-            ) from None
-
-    def status(self, error: Exception) -> Status:
-        """Return the status of an error. Unexpected errors are logged; their status has no
-        details."""
-        status = status_of(error)
-        self._metrics.failed(status.code.name)
-        if status.code is grpc.StatusCode.INTERNAL:
-            log.failure("defect", error, call=self.name)
-        elif status.code in (grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNKNOWN):
-            log.event(
-                "error",
-                logging.ERROR,
-                call=self.name,
-                reason=status.reason,
-                message=status.message,
-            )
-        _clear_tracebacks(error)
-        return status
-
-
-class _StreamRpc(_Rpc):
-    """An rpc with a stream of requests; its method takes an iterator of messages."""
-
-    def _parsed(self, data: Iterable[bytes]) -> Iterator[Message]:
-        try:
-            for each in data:
-                yield super()._parsed(each)
-        except grpc.RpcError:
-            # grpcio's signal that the call has ended before the stream of requests.
-            raise CancelledError("the caller has gone") from None
-
-
-def _handler(rpc: _Rpc, intake: _Intake, workers: Workers | None, slots: Slots | None) -> Handler:
+def _handler(rpc: Rpc, intake: _Intake, workers: Workers | None, slots: Slots | None) -> Handler:
     """Return the handler of an rpc with one request and one answer; an error is its status."""
 
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         outcome: bytes | Exception
+        call = None
         try:
             call = rpc.admit(context)
             with intake.message(requests, context) as data, intake.memory() as memory:
@@ -369,12 +239,14 @@ def _handler(rpc: _Rpc, intake: _Intake, workers: Workers | None, slots: Slots |
                         sent.close()
         except VecdbError as refusal:
             outcome = refusal
+        if call is not None:
+            rpc.audit(call, outcome)
         if isinstance(outcome, Exception):
             intake.make_room(outcome)
             _abort(rpc.status(outcome), context)
         return outcome
 
-    def run(data: bytes, call: _AdmittedCall) -> bytes | Exception:
+    def run(data: bytes, call: AdmittedCall) -> bytes | Exception:
         if workers is None:
             return rpc.attempt(data, call)
         workers.take(call.context)
@@ -386,7 +258,7 @@ def _handler(rpc: _Rpc, intake: _Intake, workers: Workers | None, slots: Slots |
     return handle
 
 
-def _stream_handler(rpc: _Rpc, intake: _Intake, streams: Slots) -> StreamHandler:
+def _stream_handler(rpc: Rpc, intake: _Intake, streams: Slots) -> StreamHandler:
     """Return the handler of a stream of requests and answers. An error is the answer to its
     message, and the stream continues."""
 
@@ -404,11 +276,11 @@ def _stream_handler(rpc: _Rpc, intake: _Intake, streams: Slots) -> StreamHandler
                             yield answer
                     data = next(requests, None)
                     if data is not None:
-                        call = rpc.admit(context)  # The token may have been removed meanwhile.
+                        call = rpc.admit(context)  # The token may have been removed since.
         except VecdbError as refusal:
             _abort(rpc.status(refusal), context)
 
-    def answer_to(data: bytes, call: _AdmittedCall, memory: CallMemory) -> bytes:
+    def answer_to(data: bytes, call: AdmittedCall, memory: CallMemory) -> bytes:
         outcome: bytes | Exception
         try:
             memory.request(len(data))
@@ -417,6 +289,7 @@ def _stream_handler(rpc: _Rpc, intake: _Intake, streams: Slots) -> StreamHandler
             outcome = full
         if isinstance(outcome, bytes):
             return outcome
+        rpc.audit(call, outcome)
         intake.make_room(outcome)
         failure: bytes = failure_answer(rpc.status(outcome)).SerializeToString()
         return failure
@@ -424,11 +297,12 @@ def _stream_handler(rpc: _Rpc, intake: _Intake, streams: Slots) -> StreamHandler
     return handle
 
 
-def _export_handler(rpc: _Rpc, intake: _Intake, slots: Slots) -> StreamHandler:
+def _export_handler(rpc: Rpc, intake: _Intake, slots: Slots) -> StreamHandler:
     """Return the handler of an rpc with one request and many answers; an error is the status of the
     call. gRPC takes the next answer when it has room, so a slow caller slows down the export."""
 
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        call = None
         try:
             call = rpc.admit(context)
             with (
@@ -440,29 +314,41 @@ def _export_handler(rpc: _Rpc, intake: _Intake, slots: Slots) -> StreamHandler:
                     slot.set_idle()
                     yield answer
                     slot.set_busy()
+                    rpc.admit(context)  # The token may have been removed since.
         except grpc.RpcError:
             raise
         except Exception as error:
             failure = error
         else:
             return
+        if call is not None:
+            rpc.audit(call, failure)
         _abort(rpc.status(failure), context)
 
     return handle
 
 
-def _import_handler(rpc: _Rpc, intake: _Intake, slots: Slots) -> Handler:
+def _import_handler(rpc: Rpc, intake: _Intake, slots: Slots) -> Handler:
     """Return the handler of an rpc with many requests and one answer."""
 
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         outcome: bytes | Exception
+        call = None
+
+        def admit_again() -> None:
+            rpc.admit(context)  # The token may have been removed since the last message.
+
         try:
             call = rpc.admit(context)
             with intake.first(requests, context) as first, slots.taken(context) as slot:
-                messages = iter(()) if first is None else _received(first, requests, slot)
+                messages: Iterator[bytes] = iter(())
+                if first is not None:
+                    messages = _received(first, requests, slot, admit_again)
                 outcome = rpc.attempt(messages, call)
         except VecdbError as refusal:
             outcome = refusal
+        if call is not None:
+            rpc.audit(call, outcome)
         if isinstance(outcome, Exception):
             _abort(rpc.status(outcome), context)
         return outcome
@@ -470,27 +356,19 @@ def _import_handler(rpc: _Rpc, intake: _Intake, slots: Slots) -> Handler:
     return handle
 
 
-def _received(first: bytes, requests: Iterator[bytes], slot: Slot) -> Iterator[bytes]:
-    """Yield the first message and the following ones. The slot is idle while waiting for one."""
+def _received(
+    first: bytes, requests: Iterator[bytes], slot: Slot, on_message: Callable[[], None]
+) -> Iterator[bytes]:
+    """Yield the first message and the following ones, after a call of ``on_message`` for each of
+    these. The slot is idle while waiting for one."""
     data: bytes | None = first
     while data is not None:
         yield data
         slot.set_idle()
         data = next(requests, None)
         slot.set_busy()
-
-
-def _clear_tracebacks(error: BaseException) -> None:
-    """Remove the tracebacks of an error and of its causes.
-
-    A traceback references the handler's frame, which references the error. This cycle would keep
-    the call open, and counted among the calls of its connection, until a garbage collection, which
-    is rare here.
-    """
-    each: BaseException | None = error
-    while each is not None:
-        each.__traceback__ = None
-        each = each.__cause__ or each.__context__
+        if data is not None:
+            on_message()
 
 
 def _abort(status: Status, context: grpc.ServicerContext) -> NoReturn:

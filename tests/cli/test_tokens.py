@@ -17,7 +17,7 @@ def text_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out.partition("\n")[0]
 
 
-def test_tokens_from_the_first_to_the_last(
+def test_tokens_made_by_commands_are_valid_until_they_are_removed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "tokens.json"
@@ -73,4 +73,7 @@ def test_half_of_the_files_of_tls_is_refused(
     for given in (["--tls-cert", "a.pem"], ["--tls-key", "a.pem"], ["--tls-client-ca", "a.pem"]):
         assert run(["serve", "--data", str(tmp_path / "data"), *given]) == 1
         assert "--tls-cert and --tls-key" in capsys.readouterr().err
+    # Options of the client, before the name of the command, are not those of the server.
+    assert run(["--tls-cert", "a.pem", "serve", "--data", str(tmp_path / "data")]) == 1
+    assert "before the command" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()

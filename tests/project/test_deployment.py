@@ -23,7 +23,9 @@ def test_options_of_the_server_exist() -> None:
     for path in FILES:
         # From the program on, or as arguments of a container; "--read-only" is docker's.
         for line in path.read_text().splitlines():
-            served = re.search(r"vecdb serve|^ENTRYPOINT|^CMD|^\s+- --|VECDB_ARGS=--|^#\s+--tls", line)
+            served = re.search(
+                r"vecdb serve|^ENTRYPOINT|^CMD|^\s+- --|VECDB_ARGS=--|^#\s+--tls", line
+            )
             found = set(re.findall(r"--[a-z][a-z-]+", line)) if served else set()
             assert found <= options_of_serve(), (path.name, line)
             used += len(found)

@@ -37,6 +37,9 @@ def test_a_deadline_that_has_passed_stops_a_write(server: Wire) -> None:
     class Late:
         caller = EVERYONE
 
+        def check_collection(self, name: str) -> None:
+            pass
+
         def time_remaining(self) -> float:
             return 0.0
 

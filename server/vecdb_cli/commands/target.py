@@ -61,4 +61,7 @@ def token_of(file: Path | None) -> str | None:
     option itself, since other users of the machine see a process's arguments."""
     if file is None:
         return os.environ.get(_TOKEN_VARIABLE) or None
-    return file.read_text().strip()
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise InvalidArgumentError(f"{file} is not a text file", Reason.BAD_OPTION) from None

@@ -29,7 +29,7 @@ File = Annotated[
     Path, typer.Option("--file", metavar="FILE", help="The file given to `vecdb serve --tokens`.")
 ]
 TokenName = Annotated[str, typer.Argument(help="Name of the token.", metavar="NAME")]
-_RELOAD = "a running server takes this over after SIGHUP (kill -HUP PID)"
+_RELOAD = "a running server reads the file again after SIGHUP (kill -HUP PID)"
 
 
 @app.command()
@@ -38,7 +38,8 @@ def create(
     file: File,
     role: Annotated[str, typer.Option(help="reader, writer or admin.")],
     collections: Annotated[
-        str, typer.Option(metavar="PREFIX", help="Only collections whose names begin so.")
+        str,
+        typer.Option(metavar="PREFIX", help="Permit only collections whose names begin with this."),
     ] = "",
 ) -> None:
     """Add a token to the file, which is created if it does not exist, and print its text."""
@@ -49,9 +50,10 @@ def create(
         raise InvalidArgumentError(
             f"--role must be reader, writer or admin, got {role!r}", Reason.BAD_OPTION
         )
-    before = Tokens.read(file) if file.exists() else Tokens()
-    after, text = before.create(name, Role[role.upper()], collections)
-    after.write(file)
+    with Tokens.changing(file):
+        before = Tokens.read(file) if file.exists() else Tokens()
+        after, text = before.create(name, Role[role.upper()], collections)
+        after.write(file)
     _print_text(text)
 
 
@@ -76,8 +78,9 @@ def rotate(name: TokenName, file: File) -> None:
     rotation."""
     from vecdb_server.access.tokens import Tokens
 
-    after, text = Tokens.read(file).rotate(name)
-    after.write(file)
+    with Tokens.changing(file):
+        after, text = Tokens.read(file).rotate(name)
+        after.write(file)
     _print_text(text)
 
 
@@ -86,7 +89,8 @@ def retire(name: TokenName, file: File) -> None:
     """End a rotation: only the newest text of a token stays valid."""
     from vecdb_server.access.tokens import Tokens
 
-    Tokens.read(file).retire(name).write(file)
+    with Tokens.changing(file):
+        Tokens.read(file).retire(name).write(file)
     typer.echo(_RELOAD, err=True)
 
 
@@ -95,7 +99,8 @@ def remove(name: TokenName, file: File) -> None:
     """Remove a token."""
     from vecdb_server.access.tokens import Tokens
 
-    Tokens.read(file).remove(name).write(file)
+    with Tokens.changing(file):
+        Tokens.read(file).remove(name).write(file)
     typer.echo(_RELOAD, err=True)
 
 

@@ -6,15 +6,10 @@ refused unless callers need a token and the connection is encrypted (``check_pro
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import os
 import re
-import shutil
 import socket
-import stat
-import tempfile
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from vecdb.errors import FailedPreconditionError, InvalidArgumentError
@@ -23,17 +18,20 @@ from vecdb.row_names import shown
 
 __all__ = [
     "DEFAULT_LISTEN",
+    "PRIVATE_PLACE",
+    "UNIX",
     "Listen",
-    "bound_at",
     "check_free",
     "check_listen",
     "check_protected",
     "port_in_use",
-    "remove_socket",
 ]
 
 DEFAULT_LISTEN: Final = "127.0.0.1:7801"
 UNIX: Final = "unix:"
+_NOT_IN_PATHS: Final = frozenset("\0#?%")
+"""gRPC reads an address as a URI, in which these have a meaning."""
+
 _PORT_MAX: Final = 65_535
 _LISTEN: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]):([0-9]+)")
 """Host and port; an IPv6 address is in brackets."""
@@ -41,9 +39,8 @@ _LISTEN: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-
 _SOCKET_PATH_BYTES_MAX: Final = 107
 """Of Linux (sockaddr_un)."""
 
-_SOCKET_NAME: Final = "s"
-_BOUND_AT: Final = f".12345678/{_SOCKET_NAME}"
-"""Where a socket is bound, in its folder: mkdtemp adds eight characters to the dot."""
+PRIVATE_PLACE: Final = ".12345678/s"
+"""Where a socket is bound, in its folder, before it gets its name: as long as the real one."""
 
 
 class Listen(NamedTuple):
@@ -116,15 +113,11 @@ def check_protected(listen: Listen, *, has_tokens: bool, has_tls: bool, insecure
 
 
 def check_free(listen: Listen) -> None:
-    """Check that the address is free, since gRPC logs a page of its internals if a port is not,
-    and takes a socket away from the server that listens on it.
+    """Check that a port is free, since gRPC logs a page of its internals if it is not.
 
     Raises:
         FailedPreconditionError: PORT_IN_USE.
     """
-    if listen.socket:
-        _check_socket_free(listen)
-        return
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -139,57 +132,14 @@ def port_in_use(listen: Listen, why: str = "Address already in use") -> FailedPr
     return FailedPreconditionError(f"cannot listen on {listen}: {why}", Reason.PORT_IN_USE)
 
 
-@contextlib.contextmanager
-def bound_at(listen: Listen) -> Iterator[str]:
-    """Yield the address to bind, in gRPC's form. A socket is bound in a private folder and gets its
-    name, with mode 0600, when the block ends: so nobody else can ever connect to it."""
-    if not listen.socket:
-        yield str(listen)
-        return
-    folder = tempfile.mkdtemp(prefix=".", dir=os.path.dirname(listen.socket))
-    try:
-        bound = os.path.join(folder, _SOCKET_NAME)
-        yield f"{UNIX}{bound}"
-        os.chmod(bound, 0o600)
-        os.rename(bound, listen.socket)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove_socket(listen: Listen) -> None:
-    """Remove the socket of a server that has stopped."""
-    if listen.socket:
-        with contextlib.suppress(OSError):
-            os.unlink(listen.socket)
-
-
-def _check_socket_free(listen: Listen) -> None:
-    try:
-        mode = os.lstat(listen.socket).st_mode
-    except FileNotFoundError:
-        if not os.path.isdir(os.path.dirname(listen.socket)):
-            raise port_in_use(listen, "its folder does not exist") from None
-        return
-    if not stat.S_ISSOCK(mode):
-        raise port_in_use(listen, "a file of that name is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(listen.socket)
-        except ConnectionRefusedError:
-            return  # Of a server that was killed; gRPC replaces it.
-        except OSError as error:
-            raise port_in_use(listen, error.strerror or str(error)) from None
-    raise port_in_use(listen)
-
-
 def _socket_path(listen: str) -> str:
     path = listen.removeprefix(UNIX)
-    if not path or "\0" in path or path.endswith("/"):
-        raise _bad_address(f"{UNIX} followed by the path of a socket", listen)
     absolute = os.path.abspath(path)
+    if not path or path.endswith("/") or path.startswith("//") or _NOT_IN_PATHS & set(absolute):
+        raise _bad_address(f"{UNIX} and the path of a socket, without # ? %", listen)
     folder = os.path.dirname(absolute)
     longest = max(
-        absolute, os.path.join(folder, _BOUND_AT), key=lambda each: len(os.fsencode(each))
+        absolute, os.path.join(folder, PRIVATE_PLACE), key=lambda each: len(os.fsencode(each))
     )
     if len(os.fsencode(longest)) > _SOCKET_PATH_BYTES_MAX:
         raise _bad_address(f"a path of at most {_SOCKET_PATH_BYTES_MAX} bytes", listen)

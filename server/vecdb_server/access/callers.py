@@ -1,4 +1,4 @@
-"""Who calls: the access token of a call, what it permits, and the audit log.
+"""The access token of a call, what it permits, and the audit log.
 
 A caller sends its token in the metadata of each call, ``authorization: Bearer TOKEN``. Without a
 file of tokens everyone may do everything, which is for loopback addresses and socket files.
@@ -10,6 +10,9 @@ with the name of the token and never its text.
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,10 +25,12 @@ from vecdb_server import log
 from vecdb_server.access.roles import REQUIRED_ROLE, Role
 from vecdb_server.access.tokens import Tokens
 
-__all__ = ["EVERYONE", "Access", "Caller"]
+__all__ = ["EVERYONE", "Access", "Audit", "Caller"]
 
 _HEADER: Final = "authorization"
 _SCHEME: Final = "bearer "
+_REFUSED_MAX: Final = 20
+"""Maximum of lines about refused calls, a second."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,9 @@ EVERYONE: Final = Caller("", Role.ADMIN, "")
 class Access:
     """Decides about calls. Thread-safe.
 
+    Attributes:
+        audit: the log of refused and of admin calls.
+
     Args:
         path: the file of tokens; None: everyone may do everything.
 
@@ -84,6 +92,7 @@ class Access:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._tokens = None if path is None else Tokens.read(path)
+        self.audit = Audit()
 
     def reload(self) -> None:
         """Read the file again. From then on each call, and each search of an open stream, needs a
@@ -102,12 +111,13 @@ class Access:
             UnauthenticatedError: NO_TOKEN or UNKNOWN_TOKEN.
             PermissionDeniedError: ROLE.
         """
-        if self._tokens is None:
+        tokens = self._tokens
+        if tokens is None:
             return EVERYONE
         name = ""
         try:
             text = _token_of(context)
-            token = self._tokens.find(text)
+            token = tokens.find(text)
             if token is None:
                 raise UnauthenticatedError(
                     "the access token is unknown, or no longer valid", Reason.UNKNOWN_TOKEN
@@ -120,27 +130,74 @@ class Access:
                     Reason.ROLE,
                 )
         except VecdbError as error:
-            log_refused(rpc, name, error, context)
+            self.audit.refused(rpc, name, error, context)
             raise
         return Caller(name, token.role, token.collections)
 
 
-def log_refused(rpc: str, name: str, error: VecdbError, context: grpc.ServicerContext) -> None:
-    """Log a call that was refused."""
-    log.event(
-        "denied",
-        logging.WARNING,
-        call=rpc,
-        token=name or "-",
-        reason=error.reason,
-        peer=context.peer(),
-    )
+class Audit:
+    """The lines of the log about refused calls, and about calls that need the role admin.
+
+    Of refused calls at most ``_REFUSED_MAX`` a second are logged, and how many more there were, so
+    that a caller without a token cannot fill the disk. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._second, self._count = 0, 0
+
+    def refused(
+        self,
+        rpc: str,
+        name: str,
+        error: VecdbError,
+        context: grpc.ServicerContext,
+        collections: Iterable[str] = (),
+    ) -> None:
+        """Log a call that was refused. collections: the names in the request, if it was read."""
+        left_out = self._taken()
+        if left_out is None:
+            return
+        if left_out:
+            log.event("denied", logging.WARNING, more=left_out)
+        log.event(
+            "denied",
+            logging.WARNING,
+            call=rpc,
+            token=name or "-",
+            reason=error.reason,
+            **_named(collections),
+            peer=context.peer(),
+        )
+
+    def ended(
+        self,
+        rpc: str,
+        caller: Caller,
+        outcome: str,
+        context: grpc.ServicerContext,
+        collections: Iterable[str],
+    ) -> None:
+        """Log a call of a token that needs the role admin, after its end."""
+        if REQUIRED_ROLE[rpc] is Role.ADMIN and caller is not EVERYONE:
+            named = _named(collections)
+            peer = context.peer()
+            log.event("admin", call=rpc, token=caller.name, outcome=outcome, **named, peer=peer)
+
+    def _taken(self) -> int | None:
+        """Return how many lines were left out in an earlier second; None to leave out this one."""
+        with self._lock:
+            second, before = int(time.monotonic()), 0
+            if second != self._second:
+                before = max(0, self._count - _REFUSED_MAX)
+                self._second, self._count = second, 0
+            self._count += 1
+            return before if self._count <= _REFUSED_MAX else None
 
 
-def log_admin(rpc: str, caller: Caller, outcome: str, context: grpc.ServicerContext) -> None:
-    """Log a call of a token that needs the role admin, after its end."""
-    if REQUIRED_ROLE[rpc] is Role.ADMIN and caller is not EVERYONE:
-        log.event("admin", call=rpc, token=caller.name, outcome=outcome, peer=context.peer())
+def _named(collections: Iterable[str]) -> dict[str, str]:
+    names = ",".join(collections)
+    return {"collection": names} if names else {}
 
 
 def _token_of(context: grpc.ServicerContext) -> str:

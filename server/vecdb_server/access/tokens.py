@@ -12,12 +12,15 @@ empty prefix permits all.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import hmac
 import json
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +42,7 @@ _FILE_BYTES_MAX: Final = 16 * 1024**2
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _COLLECTIONS: Final = re.compile(r"[A-Za-z0-9_-]{0,64}")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
+_FIELDS_SHOWN: Final = "collections, name, role, sha256"
 _FIELDS: Final = frozenset({"name", "role", "collections", "sha256"})
 
 
@@ -89,12 +93,17 @@ class Tokens:
         if not isinstance(entries, list):
             raise _bad_file(path, 'it must be {"tokens": [...]}')
         tokens = tuple(_token_of(path, at, each) for at, each in enumerate(entries))
-        if len({token.name for token in tokens}) < len(tokens):
-            raise _bad_file(path, "a name is there twice")
+        _check_unique(path, "name", [token.name for token in tokens])
+        _check_unique(path, "sha256", [each for token in tokens for each in token.hashes])
         return cls(tokens)
 
     def write(self, path: Path) -> None:
-        """Write a file, whole or not at all; a new one gets mode 0600."""
+        """Write a file, whole or not at all. It keeps owner and mode; a new one gets mode 0600.
+
+        Raises:
+            OSError: among others, it belongs to another user.
+        """
+        path = path.resolve()  # A link stays one.
         entries = [
             {
                 "name": each.name,
@@ -105,18 +114,32 @@ class Tokens:
             for each in self.tokens
         ]
         text = json.dumps({"tokens": entries}, indent=2) + "\n"
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+        before = path.stat() if path.exists() else None
+        mode = 0o600 if before is None else before.st_mode & 0o777
         new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
             with open(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "w") as file:
                 file.write(text)
                 file.flush()
+                if before is not None:
+                    os.fchown(file.fileno(), before.st_uid, before.st_gid)
                 os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
             new.replace(path)
         finally:
             new.unlink(missing_ok=True)
         fsync_folder(path.parent)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def changing(path: Path) -> Iterator[None]:
+        """Within the block no other process is in one for a file of the same folder."""
+        folder = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def find(self, text: str) -> Token | None:
         """Return the token with a valid text, in a time that does not tell how much of it fits."""
@@ -178,10 +201,10 @@ class Tokens:
 
 def _token_of(path: Path, at: int, entry: Any) -> Token:
     place = f"tokens[{at}]"
-    if not isinstance(entry, dict) or not set(entry) <= _FIELDS:
-        raise _bad_file(path, f"{place} must have the fields {', '.join(sorted(_FIELDS))}")
+    if not isinstance(entry, dict) or set(entry) != _FIELDS:
+        raise _bad_file(path, f"{place} must have the fields {_FIELDS_SHOWN}")
     name, role = entry.get("name"), entry.get("role")
-    collections, hashes = entry.get("collections", ""), entry.get("sha256")
+    collections, hashes = entry.get("collections"), entry.get("sha256")
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
         raise _bad_file(path, f"{place}.name does not match {_NAME.pattern}")
     if role not in [each.title for each in Role]:
@@ -195,6 +218,12 @@ def _token_of(path: Path, at: int, entry: Any) -> Token:
     ):
         raise _bad_file(path, f"{place}.sha256 must be one or two SHA-256 in hexadecimal")
     return Token(name, Role[role.upper()], collections, tuple(hashes))
+
+
+def _check_unique(path: Path, field: str, values: list[str]) -> None:
+    if len(set(values)) < len(values):
+        repeated = next(each for at, each in enumerate(values) if each in values[:at])
+        raise _bad_file(path, f"duplicate {field} {repeated}")
 
 
 def _new_text() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,15 +95,20 @@ def test_each_role_permits_its_rpcs_and_no_more(
             assert found not in ("NO_TOKEN", "UNKNOWN_TOKEN", "SCOPE", "INTERNAL")
 
 
-@pytest.mark.parametrize("header", ["vecdb_x", "Basic abc", "Bearer", "bearer  ", ""])
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        *(("vecdb_x", "NO_TOKEN"), ("Basic abc", "NO_TOKEN"), ("Bearer", "NO_TOKEN")),
+        *(("", "NO_TOKEN"), ("bearer abc", "UNKNOWN_TOKEN")),
+    ],
+)
 def test_other_headers_are_no_token(
-    raw: Callable[[], Wire], new_token: Callable[..., str], header: str
+    raw: Callable[[], Wire], new_token: Callable[..., str], header: str, expected: str
 ) -> None:
     new_token("a", Role.READER)
     request, metadata = wire.ServerInfoRequest(), (("authorization", header),)
     code, reason, _ = raw().failure("ServerInfo", request, metadata=metadata)
-    assert code is grpc.StatusCode.UNAUTHENTICATED
-    assert reason in ("NO_TOKEN", "UNKNOWN_TOKEN")
+    assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, expected)
 
 
 def test_scope_permits_collections_by_prefix(
@@ -179,8 +185,7 @@ def test_removed_token_is_refused_once_the_file_is_read_again(
                 client.list_collections()
             assert caught.value.reason == "UNKNOWN_TOKEN"
         tokens.write_text("{")
-        with pytest.raises(vecdb.InvalidArgumentError):
-            server.reload()
+        assert [error.reason for error in server.reload()] == ["BAD_TOKEN_FILE"]
         with vecdb.connect(server.address) as client, pytest.raises(vecdb.UnauthenticatedError):
             client.list_collections()  # What was read before stays in use.
     finally:
@@ -219,14 +224,69 @@ def test_denied_and_admin_calls_are_logged_without_the_text_of_the_token(
     outcome(server, "Count", request_of("Count", "docs"), reader)
     outcome(server, "Count", request_of("Count", "other"), admin)
     outcome(server, "Export", request_of("Export", "other"), admin)
+    outcome(server, "DropCollection", request_of("DropCollection", "other"), admin)
+    outcome(server, "RenameCollection", request_of("RenameCollection", "docs-1"), admin)
     outcome(server, "Count", request_of("Count", "docs"), None)
     lines = [record.getMessage().split(" peer=")[0] for record in caplog.records]
     assert [line for line in lines if line.startswith(("admin", "denied"))] == [
-        "admin call=CreateCollection token=ops outcome=ok",
+        "admin call=CreateCollection token=ops outcome=ok collection=docs",
         "denied call=CreateCollection token=shop reason=ROLE",
-        "denied call=Count token=ops reason=SCOPE",
-        "denied call=Export token=ops reason=SCOPE",
+        "denied call=Count token=ops reason=SCOPE collection=other",
+        "denied call=Export token=ops reason=SCOPE collection=other",
+        "denied call=DropCollection token=ops reason=SCOPE collection=other",
+        "admin call=RenameCollection token=ops outcome=NO_COLLECTION collection=docs-1,docs-2",
         "denied call=Count token=- reason=NO_TOKEN",
     ]
     assert all("peer=" in r.getMessage() for r in caplog.records if "token=" in r.getMessage())
     assert admin not in caplog.text and reader not in caplog.text
+
+
+def test_removed_token_ends_an_import(
+    tmp_path: Path, tokens: Path, new_token: Callable[..., str]
+) -> None:
+    admin, other = new_token("admin", Role.ADMIN), new_token("other", Role.ADMIN)
+    with vecdb.open(tmp_path / "source", indexer=False) as database:
+        docs = database.create_collection("docs", 4, metric="euclidean")
+        docs.upsert(list("abc"), ROWS)
+        docs.export_faiss(tmp_path / "docs.faiss", flat=True)
+    data = (tmp_path / "docs.faiss").read_bytes()
+    server = Server(tmp_path / "data", "127.0.0.1:0", indexer=False, tokens=tokens)
+    server.start()
+    raw_ = Wire(server.address)
+
+    def messages() -> Iterator[wire.ImportRequest]:
+        begin = wire.ImportBegin(
+            collection="docs", kind=wire.ImportKind.IMPORT_KIND_FAISS, bytes=len(data)
+        )
+        yield wire.ImportRequest(begin=begin)
+        Tokens.read(tokens).remove("admin").write(tokens)
+        assert server.reload() == []
+        yield wire.ImportRequest(chunk=data)
+
+    try:
+        with pytest.raises(grpc.RpcError) as caught:
+            raw_.stub.Import(
+                messages(), timeout=HANG_S, metadata=(("authorization", f"Bearer {admin}"),)
+            )
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        with vecdb.connect(server.address, token=other) as client:
+            assert client.list_collections() == []
+    finally:
+        raw_.channel.close()
+        server.drain(0)
+
+
+def test_refused_calls_fill_no_log(
+    raw: Callable[[], Wire], new_token: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    new_token("a", Role.READER)
+    server = raw()
+    caplog.set_level(logging.INFO, "vecdb.server")
+    count, began = 600, time.monotonic()
+    for _ in range(count):
+        assert outcome(server, "ServerInfo", wire.ServerInfoRequest(), None) == "NO_TOKEN"
+    seconds = int(time.monotonic() - began) + 2
+    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("denied")]
+    assert 0 < len(lines) <= 21 * seconds
+    told = sum(int(line.split("more=")[1]) for line in lines if "more=" in line)
+    assert told + len([line for line in lines if "more=" not in line]) <= count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,41 @@ def test_socket_of_a_killed_server_is_replaced(tmp_path: Path, path: Path) -> No
             assert path.exists() == (number == signal.SIGKILL)
 
 
-def test_what_is_no_socket_is_left_alone(tmp_path: Path, path: Path) -> None:
+def test_server_removes_its_own_socket_only(tmp_path: Path, path: Path) -> None:
+    first = Server(tmp_path / "first", f"unix:{path}", indexer=False)
+    first.start()
+    path.unlink()
+    second = Server(tmp_path / "second", f"unix:{path}", indexer=False)
+    second.start()
+    try:
+        first.drain(0)
+        with vecdb.connect(f"unix:{path}") as client:
+            assert client.list_collections() == []
+    finally:
+        second.drain(0)
+    assert not path.exists()
+
+
+def test_one_of_several_servers_gets_the_socket(tmp_path: Path, path: Path) -> None:
+    servers = [Server(tmp_path / f"{n}", f"unix:{path}", indexer=False) for n in range(4)]
+    bound, refused = [], []
+
+    def bind(server: Server) -> None:
+        try:
+            server.bind()
+            bound.append(server)
+        except vecdb.FailedPreconditionError as error:
+            refused.append(error.reason)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(bind, servers))
+    for server in servers:
+        server.drain(0)
+    assert len(bound) == 1 and refused == ["PORT_IN_USE"] * 3
+    assert not path.exists()
+
+
+def test_file_at_the_place_of_a_socket_is_kept(tmp_path: Path, path: Path) -> None:
     path.write_text("dear")
     for place in (path, tmp_path / "missing" / "v.sock"):
         with pytest.raises(vecdb.FailedPreconditionError) as caught:
@@ -68,7 +103,16 @@ def test_addresses_of_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert check_listen("unix:v.sock").socket == str(tmp_path / "v.sock")
     longest = "/" + "a" * 106
     assert check_listen(f"unix:{longest}").socket == longest
-    for wrong in ("unix:", "unix:/", "unix:/a/", "unix:/a\0", f"unix:{longest}b"):
+    for wrong in (
+        "unix:",
+        "unix:/",
+        "unix:/a/",
+        "unix:/a\0",
+        "unix:/a#b",
+        "unix:/a%41",
+        "unix://a",
+        f"unix:{longest}b",
+    ):
         with pytest.raises(vecdb.InvalidArgumentError):
             check_listen(wrong)
     folder = "/" + "b" * 100
@@ -76,6 +120,6 @@ def test_addresses_of_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         check_listen(f"unix:{folder}/c")
     with pytest.raises(vecdb.UnavailableError), vecdb.connect("unix:nothing.sock") as client:
         client.list_collections()
-    for wrong in ("unix:", "unix:\0a"):
+    for wrong in ("unix:", "unix:\0a", "unix:/a?b", "unix://a"):
         with pytest.raises(vecdb.InvalidArgumentError):
             vecdb.connect(wrong)

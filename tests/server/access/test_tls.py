@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import ssl
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,6 +153,58 @@ def test_bad_files_are_refused(tmp_path: Path, tls: TlsFiles, authority: trustme
     assert caught.value.reason == "BAD_CERTIFICATE"
     with pytest.raises(vecdb.InvalidArgumentError):
         vecdb.connect("127.0.0.1:1", tls_cert=tls.cert)
+
+
+def test_kind_of_key_that_grpc_does_not_know_is_refused(
+    tmp_path: Path, tls: TlsFiles, ca_file: Path
+) -> None:
+    """Python's ssl accepts it; with gRPC every handshake would fail."""
+    cert, key = tmp_path / "ed.pem", tmp_path / "ed-key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=localhost"),
+            *("-keyout", str(key), "-out", str(cert)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    with pytest.raises(vecdb.InvalidArgumentError, match="RSA or ECDSA") as caught:
+        Server(tmp_path / "data", "127.0.0.1:0", tls=TlsFiles(cert, key))
+    assert caught.value.reason == "BAD_CERTIFICATE"
+    server = Server(tmp_path / "data", "127.0.0.1:0", tls=tls, indexer=False)
+    server.start()
+    try:
+        shutil.copy(cert, tls.cert)
+        shutil.copy(key, tls.key)
+        assert [error.reason for error in server.reload()] == ["BAD_CERTIFICATE"]
+        with vecdb.connect(server.address, tls_ca=ca_file) as client:
+            assert client.list_collections() == []
+    finally:
+        server.drain(0)
+
+
+def test_metadata_that_is_no_text_is_not_logged(
+    tmp_path: Path, tokens: Path, new_token: Callable[..., str]
+) -> None:
+    text = new_token("ops", Role.ADMIN)
+    with ServerProcess(tmp_path / "data", indexer=False, tokens=str(tokens)) as server:
+        host, _, port = server.address.rpartition(":")
+        headers = [
+            *((b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"a")),
+            *((b":path", b"/vecdb.v1.Vecdb/ServerInfo"), (b"content-type", b"application/grpc")),
+            *((b"te", b"trailers"), (b"authorization", b"Bearer " + text.encode() + b"\xff")),
+        ]
+        block = b"".join(
+            b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
+            for name, value in headers
+        )
+        frame = len(block).to_bytes(3) + b"\x01\x04" + (1).to_bytes(4) + block
+        with socket.create_connection((host, int(port)), HANG_S) as raw:
+            raw.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5) + frame)
+            server.wait_for("the metadata of a call is not text")
+        server.signal()
+        server.wait()
+        assert not any(text in line or "Traceback" in line for line in server.log)
 
 
 def test_addresses_of_other_machines_need_tokens_and_tls(

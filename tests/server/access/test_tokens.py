@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,9 @@ def test_mode_of_a_file_is_kept(tokens: Path) -> None:
         ("[" * 100_000, "not JSON"),
         ("[]", '{"tokens'),
         ('{"tokens": {}}', '{"tokens'),
-        (json.dumps({"tokens": [ENTRY, {**ENTRY, "role": "reader"}]}), "twice"),
+        (json.dumps({"tokens": [ENTRY, {**ENTRY, "role": "reader"}]}), "duplicate name a"),
+        (json.dumps({"tokens": [ENTRY, {**ENTRY, "name": "b"}]}), "duplicate sha256 0000"),
+        ('{"tokens": [{"name": "a", "role": "reader", "sha256": []}]}', "the fields"),
         *(
             (json.dumps({"tokens": [{**ENTRY, **change}]}), rf"tokens\[0\]{place}")
             for change, place in [
@@ -92,6 +96,33 @@ def test_bad_file_is_refused(tmp_path: Path, content: str, why: str) -> None:
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(vecdb.InvalidArgumentError, match="No such file"):
         Tokens.read(tmp_path / "tokens.json")
+
+
+def test_changes_of_several_processes_are_all_kept(tokens: Path) -> None:
+    def create(number: int) -> str:
+        with Tokens.changing(tokens):
+            after, text = Tokens.read(tokens).create(f"t-{number}", Role.READER, "")
+            after.write(tokens)
+        return text
+
+    # A lock of flock is of an open file, so threads stand for processes.
+    with ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(create, range(40)))
+    read = Tokens.read(tokens)
+    assert all(read.find(text) is not None for text in texts)
+
+
+def test_link_and_owner_are_kept(tmp_path: Path, tokens: Path) -> None:
+    link = tmp_path / "link.json"
+    link.symlink_to(tokens)
+    if os.getuid() == 0:
+        os.chown(tokens, 12_345, 23_456)
+    before = tokens.stat()
+    after, text = Tokens.read(link).create("a", Role.READER, "")
+    after.write(link)
+    assert link.is_symlink() and Tokens.read(tokens).find(text) is not None
+    status = tokens.stat()
+    assert (status.st_uid, status.st_gid) == (before.st_uid, before.st_gid)
 
 
 def test_bad_names_are_refused() -> None:
