@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 from typer.core import TyperGroup
+
+from vecdb.errors import InvalidArgumentError
 
 __all__ = [
     "COLLECTIONS",
@@ -15,13 +18,17 @@ __all__ = [
     "ROWS",
     "SERVING",
     "TRYING",
+    "BadRows",
     "Data",
     "FilterText",
+    "IndexField",
     "Json",
     "Name",
     "NewData",
+    "NoIndexFields",
     "OrderedByHeading",
     "Url",
+    "index_fields_of",
 ]
 
 SERVING: Final = "Serving"
@@ -32,6 +39,13 @@ MAINTENANCE: Final = "Maintenance"
 TRYING: Final = "Trying and measuring"
 
 _HEADINGS: Final = (SERVING, COLLECTIONS, ROWS, FILES, MAINTENANCE, TRYING)
+
+
+class BadRows(str, enum.Enum):
+    """How a load treats a row that can't be stored."""
+
+    REFUSE = "refuse"
+    SKIP = "skip"
 
 
 class OrderedByHeading(TyperGroup):
@@ -66,6 +80,13 @@ NewData = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+IndexField = Annotated[
+    list[str] | None,
+    typer.Option(help="A field of the metadata to index; repeat it. Default: all."),
+]
+NoIndexFields = Annotated[
+    bool, typer.Option("--no-index-fields", help="Index no field of the metadata.")
+]
 FilterText = Annotated[
     str | None,
     typer.Option(
@@ -74,3 +95,10 @@ FilterText = Annotated[
         help='Only rows that match, as in \'{"year": {"$gte": 2020}}\'; docs/filters.md.',
     ),
 ]
+
+
+def index_fields_of(fields: list[str] | None, none: bool) -> list[str] | None:
+    """Return what ``--index-field`` and ``--no-index-fields`` say; None for neither."""
+    if fields and none:
+        raise InvalidArgumentError("give --index-field or --no-index-fields, not both")
+    return [] if none else fields or None
