@@ -43,6 +43,9 @@ from vecdb_cli.commands.options import (
     Json,
     Name,
     NewData,
+    NewEfConstruction,
+    NewM,
+    NewTargetRecall,
     NoIndexFields,
     OrderedByHeading,
     Url,
@@ -192,20 +195,11 @@ def load(
         Path | None, typer.Option(help="Metadata as JSON Lines; default: its sidecar.")
     ] = None,
     metric: Annotated[str | None, typer.Option(help="cosine (default), euclidean or dot.")] = None,
-    M: Annotated[
-        int | None,
-        typer.Option("--M", help="Links per graph node of a new collection (default 16)."),
-    ] = None,
-    ef_construction: Annotated[
-        int | None,
-        typer.Option("--ef-construction", help="Candidates while a node is linked (default 128)."),
-    ] = None,
+    M: NewM = None,
+    ef_construction: NewEfConstruction = None,
     index_field: IndexField = None,
     no_index_fields: NoIndexFields = False,
-    target_recall: Annotated[
-        float | None,
-        typer.Option(help="Recall of searches that ask for none (default 0.95)."),
-    ] = None,
+    target_recall: NewTargetRecall = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of rows to load.")
     ] = None,

@@ -25,6 +25,9 @@ __all__ = [
     "Json",
     "Name",
     "NewData",
+    "NewEfConstruction",
+    "NewM",
+    "NewTargetRecall",
     "NoIndexFields",
     "OrderedByHeading",
     "Url",
@@ -78,6 +81,18 @@ NewData = Annotated[
     typer.Option(
         "--data", metavar="DIR", help="A folder instead of a server; created if it does not exist."
     ),
+]
+NewM = Annotated[
+    int | None,
+    typer.Option("--M", help="Links per graph node of a new collection (default 16)."),
+]
+NewEfConstruction = Annotated[
+    int | None,
+    typer.Option("--ef-construction", help="Candidates while a node is linked (default 128)."),
+]
+NewTargetRecall = Annotated[
+    float | None,
+    typer.Option("--target-recall", help="Recall of searches that ask for none (default 0.95)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 IndexField = Annotated[
