@@ -169,7 +169,7 @@ class _Ground:
             *(graph.links, sketch.codes, sketch.hubs, sketch.hub_codes),
             *(sketch.query_mean, sketch.basis, sketch.basis_steps),
         )
-        self.ways: dict[tuple[Asked, int, int], _Way | None] = {}
+        self.ways: dict[tuple[Asked, int, int | None, int], _Way | None] = {}
         self._indexed: dict[Path, _Indexed | None] = {}
 
     def gate_of(self, root: Node) -> _Gate | None:
@@ -289,14 +289,7 @@ class SingleFiltered:
         asked = (k, ef, target, self._real_curves.edition)
         gate, way = ground.gate_of(filter.root), None
         if gate is not None:
-            key = (asked, rounded_down(gate.matching), min(k, gate.matching))
-            way = ground.ways.get(key)
-            if way is None and key not in ground.ways:
-                blocks = expected_blocks(ground.unit.count, key[1])
-                way = self._new_way(ground, file.commits_at, asked, key[1], blocks, gate.matching)
-                if len(ground.ways) >= _WAYS_MAX:
-                    ground.ways.clear()
-                ground.ways[key] = way
+            way = self._way(ground, file.commits_at, asked, gate.matching, None)
             if way is not None and way.walks and not gate.span:
                 gate = None  # There is no code of each row to compare.
         if gate is None:
@@ -320,13 +313,7 @@ class SingleFiltered:
             return None
         if not selection.count or not len(selection.mask):
             return None
-        key = ("single", asked)
-        if key in selection.ways:
-            way = selection.ways[key]
-        else:
-            count, blocks = selection.count, selection.blocks
-            way = self._new_way(ground, commits_at, asked, count, blocks, count)
-            selection.ways[key] = way
+        way = self._way(ground, commits_at, asked, selection.count, selection.blocks)
         nodes = _NO_NODES
         if way is not None and not way.walks:
             nodes = selection.nodes
@@ -397,6 +384,25 @@ class SingleFiltered:
         if columns is not None and has_stale_rows(self._store, columns, unit, seq):
             columns = None
         return _Ground(snapshot, unit, sketch, columns, config.dim, config.metric)
+
+    def _way(
+        self, ground: _Ground, commits_at: tuple[int, int], asked: Asked, count: int,
+        blocks: int | None,
+    ) -> _Way | None:  # fmt: skip
+        """Return how to search if so many rows match, prepared once for about as many. blocks: of
+        16 rows, in which they are; None: as many as to be expected."""
+        matching = rounded_down(count)
+        blocks = blocks if blocks is None else rounded_down(blocks)
+        key = (asked, matching, blocks, min(asked[0], count))
+        way = ground.ways.get(key)
+        if way is None and key not in ground.ways:
+            if blocks is None:
+                blocks = expected_blocks(ground.unit.count, matching)
+            way = self._new_way(ground, commits_at, asked, matching, blocks, count)
+            if len(ground.ways) >= _WAYS_MAX:
+                ground.ways.clear()
+            ground.ways[key] = way
+        return way
 
     def _new_way(
         self, ground: _Ground, commits_at: tuple[int, int], asked: Asked, matching: int,
