@@ -9,6 +9,8 @@ header is JSON; each field is optional:
     dim               components of a vector
     M                 links of a node on the upper levels of the graph
     ef_construction   candidates kept while a node was linked
+    index_fields      fields of the metadata that are indexed; missing if all are
+    target_recall     recall of searches that ask for none
 
 It is stored where readers of rows ignore it, and where a sidecar without it is still complete:
 
@@ -43,11 +45,21 @@ class SidecarHeader(NamedTuple):
     dim: int | None = None
     M: int | None = None
     ef_construction: int | None = None
+    index_fields: tuple[str, ...] | None = None
+    target_recall: float | None = None
 
     @classmethod
     def of(cls, config: CollectionConfig, *, normalized: bool) -> Self:
         """Return the header for an export of a collection with this configuration."""
-        return cls(config.metric, normalized, config.dim, config.M, config.ef_construction)
+        return cls(
+            config.metric,
+            normalized,
+            config.dim,
+            config.M,
+            config.ef_construction,
+            config.index_fields,
+            config.target_recall,
+        )
 
     @classmethod
     def read(cls, found: object) -> Self:
@@ -73,6 +85,9 @@ class SidecarHeader(NamedTuple):
             for limit in (limits.DIM, limits.M, limits.EF_CONSTRUCTION):
                 if known[limit.name] is not None:
                     known[limit.name] = checks.check_limit(limit, known[limit.name])
+            known["index_fields"] = checks.check_index_fields(known["index_fields"])
+            if known["target_recall"] is not None:
+                known["target_recall"] = checks.check_target_recall(known["target_recall"])
         except InvalidArgumentError as error:
             raise InvalidArgumentError(f"{KEY}, {error.message}", Reason.BAD_META) from None
         return cls(**known)

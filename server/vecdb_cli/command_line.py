@@ -21,7 +21,6 @@ Each command imports what is heavy when it runs, so that ``--help`` is quick.
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -48,13 +47,20 @@ from vecdb_cli.commands.options import (
     ROWS,
     SERVING,
     TRYING,
+    BadRows,
     Data,
     FilterText,
+    IndexField,
     Json,
     Name,
     NewData,
+    NewEfConstruction,
+    NewM,
+    NewTargetRecall,
+    NoIndexFields,
     OrderedByHeading,
     Url,
+    index_fields_of,
 )
 
 __all__ = ["app", "run"]
@@ -72,13 +78,6 @@ app.add_typer(serving.app)
 app.add_typer(tokens.app, rich_help_panel=SERVING)
 app.add_typer(bench.app, rich_help_panel=TRYING)
 app.add_typer(export.app, rich_help_panel=FILES)
-
-
-class BadRows(str, enum.Enum):
-    """How a load treats a row that can't be stored."""
-
-    REFUSE = "refuse"
-    SKIP = "skip"
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -201,14 +200,11 @@ def load(
         Path | None, typer.Option(help="Metadata as JSON Lines; default: its sidecar.")
     ] = None,
     metric: Annotated[str | None, typer.Option(help="cosine (default), euclidean or dot.")] = None,
-    M: Annotated[
-        int | None,
-        typer.Option("--M", help="Links per graph node of a new collection (default 16)."),
-    ] = None,
-    ef_construction: Annotated[
-        int | None,
-        typer.Option("--ef-construction", help="Candidates while a node is linked (default 128)."),
-    ] = None,
+    M: NewM = None,
+    ef_construction: NewEfConstruction = None,
+    index_field: IndexField = None,
+    no_index_fields: NoIndexFields = False,
+    target_recall: NewTargetRecall = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of rows to load.")
     ] = None,
@@ -245,8 +241,10 @@ def load(
     from vecdb_cli.vector_files import open_vectors
 
     vectors = open_vectors(file, ids, metadata, form=form)
+    fields = index_fields_of(index_field, no_index_fields)
     options = loading.LoadOptions(
-        metric, M, ef_construction, limit, batch_rows, on_bad_row is BadRows.SKIP, optimize
+        *(metric, M, ef_construction, fields, target_recall),
+        *(limit, batch_rows, on_bad_row is BadRows.SKIP, optimize),
     )
     with open_target(url, data, create=True) as target:
         # The indexer of a server needs no hint: it indexes the rows in any case.

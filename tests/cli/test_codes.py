@@ -39,6 +39,7 @@ def test_stats_say_which_codes_a_segment_has(
     assert (shown["codes"], shown["codes_left_out"]) == (segment.codes, segment.codes_left_out)
 
 
+@pytest.mark.usefixtures("main_program")
 def test_serve_refuses_other_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["serve", "--data", str(tmp_path / "data"), "--codes", "sketch"]
     assert command_line.run(arguments) != 0

@@ -55,6 +55,40 @@ def test_load_an_npy_with_metadata_and_a_limit(
     assert "collection 'X' exists with M 8, got 9" in capsys.readouterr().err
 
 
+def test_load_creates_a_collection_with_the_options_of_create(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "X.npy", np.eye(3, dtype=np.float32))
+    load = ["load", str(tmp_path / "X.npy")]
+    fields = ["--index-field", "lang", "--index-field", "a.b"]
+    assert command_line.run([*load, "X", *fields, "--target-recall", "0.9", *where]) == 0
+    assert command_line.run([*load, "none", "--no-index-fields", *where]) == 0
+    assert command_line.run([*load, "plain", *where]) == 0
+    with opened(where) as database:
+        configs = {each.name: each.config for each in database.list_collections()}
+    chosen = {name: (each.index_fields, each.target_recall) for name, each in configs.items()}
+    assert chosen == {
+        "X": (("a.b", "lang"), 0.9),
+        "none": ((), 0.95),
+        "plain": (None, 0.95),
+    }
+    # The same again, in another order; what was chosen must fit, what was not may be anything.
+    same = ["--index-field", "a.b", "--index-field", "lang"]
+    assert command_line.run([*load, "X", *same, *where]) == 0
+    assert command_line.run([*load, "X", *where]) == 0
+    capsys.readouterr()
+    for options, message in (
+        (["--target-recall", "0.8"], "exists with target_recall 0.9, got 0.8"),
+        (["--no-index-fields"], "exists with index_fields ('a.b', 'lang'), got ()"),
+        (["--no-index-fields", *same], "give --index-field or --no-index-fields, not both"),
+        (["--target-recall", "2"], "target_recall: expected a number above 0, up to 1, got 2"),
+    ):
+        assert command_line.run([*load, "X", *options, *where]) == 1
+        assert message in capsys.readouterr().err
+    assert command_line.run([*load, "new", "--index-field", "$a", *where]) == 1
+    assert "new" not in names_in(where)
+
+
 def opened(where: list[str]) -> Any:
     return vecdb.open(where[1]) if where[0] == "--data" else vecdb.connect(where[1])
 

@@ -54,6 +54,7 @@ def test_server_measures_and_stats_show_it(
         assert shown["recall_day"]["promised"] == pytest.approx(0.8)
 
 
+@pytest.mark.usefixtures("main_program")
 def test_serve_refuses_a_share_above_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import typing
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,39 +18,13 @@ import pytest
 
 import vecdb
 import vecdb_client
+from tests.client.rows import DIM, rows
 from tests.places import value_of
-from tests.serving import (
-    running_server,
-)
 from tests.waiting import HANG_S
 from vecdb_client import Client
 from vecdb_proto import vecdb_pb2 as wire
 
-DIM = 8
 INVALID = vecdb.InvalidArgumentError
-
-
-def rows(count: int, seed: int = 5) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_server(tmp_path_factory.mktemp("client") / "data", indexer=False) as address:
-        yield address
-
-
-@pytest.fixture
-def client(address: str) -> Iterator[Client]:
-    with Client(address, timeout_s=HANG_S) as client:
-        yield client
-        for description in client.list_collections():
-            client.drop_collection(description.name)
-
-
-@pytest.fixture
-def docs(client: Client) -> Any:
-    return client.create_collection("docs", DIM)
 
 
 def public(kind: type) -> dict[str, Any]:

@@ -11,47 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import vecdb
+from tests.client.rows import DIM, rows
 from tests.serving import (
     REQUEST_BYTES_MIN,
     ServerProcess,
     free_port,
     held,
-    running_server,
     wait_until_ready,
 )
 from tests.waiting import HANG_S, NEVER_S, eventually
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb_client import Client
 from vecdb_client.testing import calls_of
-
-DIM = 8
-
-
-def rows(count: int, seed: int = 5) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_server(tmp_path_factory.mktemp("client") / "data", indexer=False) as address:
-        yield address
-
-
-@pytest.fixture
-def client(address: str) -> Iterator[Client]:
-    with Client(address, timeout_s=HANG_S) as client:
-        yield client
-        for description in client.list_collections():
-            client.drop_collection(description.name)
-
-
-@pytest.fixture
-def docs(client: Client) -> Any:
-    return client.create_collection("docs", DIM)
 
 
 def test_missing_server_is_unavailable_with_its_address() -> None:

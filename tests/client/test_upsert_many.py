@@ -12,39 +12,14 @@ import numpy as np
 import pytest
 
 import vecdb
+from tests.client.rows import DIM, rows
 from tests.serving import (
     running_server,
 )
-from tests.waiting import HANG_S
 from vecdb import limits
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb.types import IngestProgress
 from vecdb_client import Client
-
-DIM = 8
-
-
-def rows(count: int, seed: int = 5) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_server(tmp_path_factory.mktemp("client") / "data", indexer=False) as address:
-        yield address
-
-
-@pytest.fixture
-def client(address: str) -> Iterator[Client]:
-    with Client(address, timeout_s=HANG_S) as client:
-        yield client
-        for description in client.list_collections():
-            client.drop_collection(description.name)
-
-
-@pytest.fixture
-def docs(client: Client) -> Any:
-    return client.create_collection("docs", DIM)
 
 
 def test_upsert_many_reports_each_batch(docs: Any) -> None:

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import vecdb
+from tests.indexing.processes import DIM, indexers_of, names, rows
 from tests.places import override, value_of
 from tests.serving import ServerProcess, stop
 from tests.waiting import HANG_S, eventually
@@ -26,17 +26,8 @@ from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.system import failpoints
 from vecdb.engine.testing import note_indexer_failure, opened_of, runtime_of
 
-DIM = 32
 SLOW_S = 120.0
 """An indexer gives way to all others, so that on a busy machine a large build takes long."""
-
-
-def rows(count: int, seed: int = 3) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
-
-
-def names(count: int, first: int = 0) -> list[str]:
-    return [f"row-{i}" for i in range(first, first + count)]
 
 
 @pytest.fixture
@@ -51,20 +42,6 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
 
     override(monkeypatch, "start_indexer", noting)
     return started
-
-
-def indexers_of(folder: Path) -> list[int]:
-    """Return the running indexers of a folder, whichever process started them."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"vecdb.engine.indexing.process" in words and os.fsencode(folder) in words:
-                found.append(int(entry.name))
-    return found
 
 
 def entries_of(docs: Any) -> dict[int, SegmentEntry]:

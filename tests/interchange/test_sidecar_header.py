@@ -1,4 +1,5 @@
-"""A sidecar restores what the index file does not store: metric, normalisation, M, ef_construction.
+"""A sidecar restores what the index file does not store: metric, normalisation, M, ef_construction,
+index_fields, target_recall.
 
 Settings that no source has are assumed and reported; contradicting ones are refused.
 """
@@ -39,7 +40,8 @@ def suffix(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 def filled(surface: Any, metric: str, n: int = N) -> Any:
-    docs = surface.create_collection(metric, DIM, metric, M=M, ef_construction=EF)
+    options = {"index_fields": ["n", "a.b"], "target_recall": 0.9}
+    docs = surface.create_collection(metric, DIM, metric, M=M, ef_construction=EF, **options)
     if n:
         metadata = [{"n": i} if i % 2 else None for i in range(n)]
         docs.upsert([f"row {i}" for i in range(n)], vectors(n, DIM), metadata)
@@ -74,6 +76,8 @@ def test_imported_collection_has_its_settings(surface: Any, suffix: str, tmp_pat
                 "dim": DIM,
                 "M": M,
                 "ef_construction": EF,
+                "index_fields": ["a.b", "n"],
+                "target_recall": 0.9,
             }
             report = surface.import_faiss(sent.path, f"{metric}-{flat}")
             assert (report.rows, report.assumed) == (N, ())
@@ -222,6 +226,18 @@ CONFLICTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, tuple[str, ...]]
     "no metric": ({"metric": "l2"}, {}, "BAD_META", ("vecdb.collection, metric must be", "l2")),
     "no M": ({"M": 1}, {}, "BAD_META", ("vecdb.collection, M must be 2 to 256, got 1",)),
     "no number": ({"dim": "8"}, {}, "BAD_META", ("dim must be an integer, got",)),
+    "no field": (
+        {"index_fields": ["a", 1]},
+        {},
+        "BAD_META",
+        ("vecdb.collection, index_fields[1]: expected a str",),
+    ),
+    "no recall": (
+        {"target_recall": 2},
+        {},
+        "BAD_META",
+        ("vecdb.collection, target_recall: expected a number above 0, up to 1, got 2",),
+    ),
     "no answer": ({"normalized": 1}, {}, "BAD_META", ("normalized must be true or false",)),
 }
 
@@ -247,12 +263,17 @@ def test_contradicting_settings_are_refused_with_both_values(surface: Any, tmp_p
         assert error.reason == reason
         assert all(each in error.message for each in words), error.message
     assert surface.collection("dots").count() == 0
-    # A setting of one source is no conflict, and a collection keeps its graph parameters.
-    side_of(path, row(100, **{KEY: {"later": [1], "M": 5, "metric": "dot"}}), row(103))
+    # A setting of one source is no conflict, and a collection keeps its own.
+    header = {"later": [1], "M": 5, "metric": "dot", "index_fields": ["n"], "target_recall": 0.9}
+    side_of(path, row(100, **{KEY: header}), row(103))
     assert surface.import_faiss(path, "dots").assumed == (
         "M 7 of the collection, not the file's 5",
         "ef_construction 128 of the collection, not the file's 40",
+        "index_fields None of the collection, not the sidecar's ['n']",
+        "target_recall 0.95 of the collection, not the sidecar's 0.9",
     )
+    there = surface.collection("dots").config
+    assert (there.index_fields, there.target_recall) == (None, 0.95)
 
 
 def test_header_is_read_from_any_row(database: Any, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import pytest
 import vecdb
 from tests.model import flush_now
 from tests.places import override, value_of
+from tests.runtime.renames import DIM, all_ids, environment, in_another_process, reason_of, rows
 from tests.serving import running_server
 from tests.waiting import HANG_S, eventually
 from vecdb.engine.api.database import Database
@@ -33,39 +34,7 @@ from vecdb.engine.testing import (
     verify_segment,
 )
 
-DIM = 4
 GONE = {"DROPPED", "NO_COLLECTION"}
-
-
-def rows(count: int, seed: int = 5) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-
-
-def in_another_process(data: Path, statements: str) -> None:
-    """Run statements in another process, with ``db`` open."""
-    code = f"import sys, vecdb\nwith vecdb.open(sys.argv[1], indexer=False) as db:\n {statements}"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(data)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def all_ids(collection: Any) -> list[str]:
-    return [name for page in collection.scroll(include_vectors=False) for name in page.ids]
-
-
-def reason_of(call: Any) -> str:
-    with pytest.raises(vecdb.NotFoundError) as caught:
-        call()
-    return caught.value.reason
 
 
 def test_every_use_of_a_collection_dropped_by_another_process_is_refused(tmp_path: Path) -> None:
@@ -101,14 +70,19 @@ def test_every_use_of_a_collection_dropped_by_another_process_is_refused(tmp_pat
         assert not list((tmp_path / "collections").glob(f"{opened_of(docs).id}*"))
 
 
-def deleted_files() -> list[str]:
+def deleted_files(data: Path) -> list[str]:
+    """Return the deleted stores of a folder that this process still has open."""
     folder = Path("/proc/self/fd")
     names = []
     for fd in os.listdir(folder):
         # Another thread may close a listed descriptor at any moment.
         with contextlib.suppress(FileNotFoundError):
             names.append(os.readlink(folder / fd))
-    return [name for name in names if "data.mdb" in name and name.endswith("(deleted)")]
+    return [
+        name
+        for name in names
+        if name.startswith(f"{data.resolve()}/") and name.endswith("data.mdb (deleted)")
+    ]
 
 
 def test_collection_dropped_by_another_process_is_closed(
@@ -122,7 +96,7 @@ def test_collection_dropped_by_another_process_is_closed(
         docs.upsert(["a"], rows(1))
         in_another_process(tmp_path, "db.drop_collection('docs')")
         runtime, dropped = runtime_of(database), opened_of(docs).id
-        eventually(lambda: dropped not in runtime.collections and not deleted_files())
+        eventually(lambda: dropped not in runtime.collections and not deleted_files(tmp_path))
         assert reason_of(docs.count) == "DROPPED"
         assert list(runtime_of(database).collections) == [opened_of(kept).id]
         assert kept.count() == 0

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import vecdb
+from tests.indexing.processes import DIM, indexers_of, names, rows
 from tests.places import override
 from tests.serving import ServerProcess
 from tests.waiting import HANG_S, eventually
@@ -23,31 +23,6 @@ from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store
 from vecdb.engine.testing import opened_of
-
-DIM = 32
-
-
-def rows(count: int, seed: int = 3) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
-
-
-def names(count: int, first: int = 0) -> list[str]:
-    return [f"row-{i}" for i in range(first, first + count)]
-
-
-def indexers_of(folder: Path) -> list[int]:
-    """Return the running indexers of a folder, whichever process started them."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"vecdb.engine.indexing.process" in words and os.fsencode(folder) in words:
-                found.append(int(entry.name))
-    return found
-
 
 SCRIPT = """
 import os, sys, time, numpy as np, vecdb

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 
 import vecdb
+from tests.runtime.renames import DIM, all_ids, in_another_process, reason_of, rows
 from tests.serving import free_port, running_server, running_server_at, wait_until_ready
-from tests.waiting import HANG_S
 from vecdb.engine.testing import (
     put_catalog_entry,
     runtime_of,
@@ -24,39 +20,6 @@ from vecdb_client import Collection
 from vecdb_client.testing import calls_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
-
-DIM = 4
-
-
-def rows(count: int, seed: int = 5) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-
-
-def in_another_process(data: Path, statements: str) -> None:
-    """Run statements in another process, with ``db`` open."""
-    code = f"import sys, vecdb\nwith vecdb.open(sys.argv[1], indexer=False) as db:\n {statements}"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(data)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def all_ids(collection: Any) -> list[str]:
-    return [name for page in collection.scroll(include_vectors=False) for name in page.ids]
-
-
-def reason_of(call: Any) -> str:
-    with pytest.raises(vecdb.NotFoundError) as caught:
-        call()
-    return caught.value.reason
 
 
 def test_rename_moves_the_name_and_keeps_the_collection(surface: Any) -> None:

@@ -7,13 +7,13 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 import vecdb
-from tests.serving import running_server
+from tests.serving import ServerProcess
 
 COUNT = 1000
 FILES_MAX = 200
@@ -23,16 +23,18 @@ MEMORY_MORE_BYTES_MAX = 32 * 1024**2
 """What it may grow by from the first quarter of the collections to all: some 40 KB each."""
 
 
-def _files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+class _Used(NamedTuple):
+    """What a process holds."""
 
+    files: int
+    address_space_bytes: int
+    memory_bytes: int
 
-def _address_space_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _memory_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    @staticmethod
+    def by(pid: int) -> _Used:
+        pages = (Path("/proc") / str(pid) / "statm").read_text().split()
+        space, memory = (int(count) * os.sysconf("SC_PAGE_SIZE") for count in pages[:2])
+        return _Used(len(os.listdir(f"/proc/{pid}/fd")), space, memory)
 
 
 @pytest.fixture
@@ -51,20 +53,22 @@ def memory_path(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_many_collections_use_bounded_files_memory_and_address_space(memory_path: Path) -> None:
+    """In a process that serves nothing else."""
     vectors = np.random.default_rng(1).normal(size=(COUNT, 4)).astype(np.float32)
     with (
-        running_server(memory_path / "data", indexer=False, open_collections_max=20) as address,
-        vecdb.connect(address) as client,
+        ServerProcess(memory_path / "data", indexer=False, open_collections_max=20) as server,
+        vecdb.connect(server.address) as client,
     ):
         client.create_collection("c0", 4)
         client.drop_collection("c0")
-        files, space, memory = _files(), _address_space_bytes(), _memory_bytes()
+        before = _Used.by(server.pid)
         handles = [client.create_collection(f"c{i}", 4) for i in range(COUNT)]
         for i, handle in enumerate(handles):
             handle.upsert(["own"], vectors[i : i + 1])
             if i == COUNT // 4:
-                memory_of_a_quarter = _memory_bytes()
-        assert _memory_bytes() - memory_of_a_quarter < MEMORY_MORE_BYTES_MAX
+                quarter = _Used.by(server.pid)
+        more_bytes = _Used.by(server.pid).memory_bytes - quarter.memory_bytes
+        assert more_bytes < MEMORY_MORE_BYTES_MAX
         assert [d.name for d in client.list_collections()] == sorted(f"c{i}" for i in range(COUNT))
         for i in np.random.default_rng(2).permutation(COUNT):
             hits = handles[i].search(vectors[i], k=5)
@@ -72,9 +76,12 @@ def test_many_collections_use_bounded_files_memory_and_address_space(memory_path
             if i % 4 == 0:
                 assert (handles[i].get(["own"]).vectors[0] == vectors[i]).all()
                 assert handles[i].count() == 1
-        assert _files() - files < FILES_MAX
-        assert _memory_bytes() - memory < MEMORY_BYTES_MAX, _memory_bytes() - memory
-        assert _address_space_bytes() - space < 30 * 16 * 1024**3
+        after = _Used.by(server.pid)
+        assert after.files - before.files < FILES_MAX
+        assert after.memory_bytes - before.memory_bytes < MEMORY_BYTES_MAX
+        assert after.address_space_bytes - before.address_space_bytes < 30 * 16 * 1024**3
+        server.signal()
+        assert server.wait() == 0
     with vecdb.open(memory_path / "data", indexer=False, open_collections_max=5) as database:
         for i in range(0, COUNT, 7):
             assert database.collection(f"c{i}").count() == 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tests.model import Model, flush_now, index_now
+from vecdb.engine.kv.environment import Environment
 
 DIM = 8
 SEED = int(os.environ.get("VECDB_TEST_SEED", "7"))
@@ -52,3 +54,26 @@ def fill(docs: Any) -> Model:
     docs.delete(names(2) + names(1, 41) + names(1, 47))
     model.delete(names(2) + names(1, 41) + names(1, 47))
     return model
+
+
+def values_of(folder: Path, databases: tuple[bytes, ...]) -> list[tuple[bytes, bytes, bytes]]:
+    """Return (database, key, value) of all values in an LMDB folder that is closed."""
+    environment = Environment(folder, databases, create=False, map_bytes=1 << 28)
+    found = []
+    with environment.read() as transaction:
+        for name in databases:
+            with transaction.cursor(environment.database(name)) as cursor:
+                found += [(name, bytes(k), bytes(v)) for k, v in cursor]
+    environment.close()
+    return found
+
+
+def change_value(
+    folder: Path, databases: tuple[bytes, ...], name: bytes, key: bytes, value: bytes
+) -> None:
+    """Set a value in an LMDB folder that is closed."""
+    environment = Environment(folder, databases, create=False, map_bytes=1 << 28)
+    environment.transact(
+        lambda transaction: transaction.put(key, value, db=environment.database(name))
+    )
+    environment.close()

@@ -15,36 +15,25 @@ import pytest
 import vecdb
 from tests.model import Model, flush_now, index_now
 from tests.places import override, value_of
-from tests.segments.damage import DIM, EVERYTHING, QUERIES, SEED, WRITES, batch, names, rows
+from tests.segments.damage import (
+    DIM,
+    EVERYTHING,
+    QUERIES,
+    SEED,
+    WRITES,
+    batch,
+    change_value,
+    names,
+    rows,
+    values_of,
+)
 from tests.waiting import eventually
-from vecdb.engine.kv.environment import Environment
 from vecdb.engine.segments import flushing
 from vecdb.engine.store import layout
 from vecdb.engine.store.clock import CLOCK_KEY
 from vecdb.engine.testing import opened_of, runtime_of
 
 Damage = Callable[[bytes], bytes]
-
-
-def values_of(folder: Path, databases: tuple[bytes, ...]) -> list[tuple[bytes, bytes, bytes]]:
-    environment = Environment(folder, databases, create=False, map_bytes=1 << 28)
-    found = []
-    with environment.read() as transaction:
-        for name in databases:
-            with transaction.cursor(environment.database(name)) as cursor:
-                found += [(name, bytes(k), bytes(v)) for k, v in cursor]
-    environment.close()
-    return found
-
-
-def change_value(
-    folder: Path, databases: tuple[bytes, ...], name: bytes, key: bytes, value: bytes
-) -> None:
-    environment = Environment(folder, databases, create=False, map_bytes=1 << 28)
-    environment.transact(
-        lambda transaction: transaction.put(key, value, db=environment.database(name))
-    )
-    environment.close()
 
 
 def damages(chance: random.Random, size: int) -> Iterator[tuple[str, Damage]]:

@@ -14,32 +14,9 @@ import pytest
 import vecdb
 from tests.model import Model
 from tests.second_process import SecondProcess
-from tests.segments.damage import DIM, QUERIES, SEED, names, rows
-from vecdb.engine.kv.environment import Environment
+from tests.segments.damage import DIM, QUERIES, SEED, change_value, names, rows, values_of
 from vecdb.engine.store import layout
 from vecdb.engine.testing import opened_of, runtime_of
-
-
-def values_of(folder: Path, databases: tuple[bytes, ...]) -> list[tuple[bytes, bytes, bytes]]:
-    environment = Environment(folder, databases, create=False, map_bytes=1 << 28)
-    found = []
-    with environment.read() as transaction:
-        for name in databases:
-            with transaction.cursor(environment.database(name)) as cursor:
-                found += [(name, bytes(k), bytes(v)) for k, v in cursor]
-    environment.close()
-    return found
-
-
-def change_value(
-    folder: Path, databases: tuple[bytes, ...], name: bytes, key: bytes, value: bytes
-) -> None:
-    environment = Environment(folder, databases, create=False, map_bytes=1 << 28)
-    environment.transact(
-        lambda transaction: transaction.put(key, value, db=environment.database(name))
-    )
-    environment.close()
-
 
 USES: list[tuple[str, tuple[Any, ...]]] = [
     ("count", ()),

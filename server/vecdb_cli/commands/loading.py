@@ -55,10 +55,21 @@ class LoadOptions:
     metric: str | None = None
     M: int | None = None
     ef_construction: int | None = None
+    index_fields: list[str] | None = None
+    target_recall: float | None = None
     limit: int | None = None
     batch_rows: int | None = None
     skip_bad_rows: bool = False
     optimize: bool = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What was given of the configuration of the collection, except the metric."""
+        return {
+            name: getattr(self, name)
+            for name in ("M", "ef_construction", "index_fields", "target_recall")
+            if getattr(self, name) is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -144,21 +155,16 @@ def find_collection(
     """Return the collection, or None if it has to be created.
 
     Raises:
-        InvalidArgumentError: it exists with another dimension, metric, M or ef_construction, or
-            can't be created with those given.
+        InvalidArgumentError: it exists with another dimension, or is another than the options say,
+            or can't be created with them.
     """
-    wanted = {
-        "metric": options.metric,
-        "M": options.M,
-        "ef_construction": options.ef_construction,
-    }
+    defaults = {"M": limits.M.default, "ef_construction": limits.EF_CONSTRUCTION.default}
+    wanted = checks.check_config(
+        file.dim, options.metric or Metric.COSINE, **{**defaults, **options.config}
+    )
     try:
         collection = target.collection(name)
     except NotFoundError:
-        chosen = {key: value for key, value in wanted.items() if value is not None}
-        checks.check_config(
-            file.dim, **{"metric": Metric.COSINE, "M": 16, "ef_construction": 128, **chosen}
-        )
         return None
     config = collection.config
     if config.dim != file.dim:
@@ -166,9 +172,9 @@ def find_collection(
             f"collection {name!r} exists with dim {config.dim}, {file.path} has dim {file.dim}",
             Reason.CONFIG_MISMATCH,
         )
-    for what, value in wanted.items():
-        there = getattr(config, what)
-        if value is not None and value != there:
+    for what in ("metric",) * (options.metric is not None) + tuple(options.config):
+        there, value = getattr(config, what), getattr(wanted, what)
+        if value != there:
             raise InvalidArgumentError(
                 f"collection {name!r} exists with {what} {there}, got {value}",
                 Reason.CONFIG_MISMATCH,
@@ -258,11 +264,9 @@ def _check_some_are_good(good: int, bad: _BadRows) -> None:
 def _create(
     target: Target, name: str, file: VectorFile, options: LoadOptions
 ) -> tuple[CollectionSurface, bool]:
-    chosen = {"M": options.M, "ef_construction": options.ef_construction}
-    given: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
     try:
         metric = options.metric or Metric.COSINE.value
-        return target.create_collection(name, file.dim, metric, **given), True
+        return target.create_collection(name, file.dim, metric, **options.config), True
     except AlreadyExistsError:  # Another process created it during the check.
         found = find_collection(target, name, file, options)
         if found is None:

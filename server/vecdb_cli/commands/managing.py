@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vecdb.errors import AlreadyExistsError, InvalidArgumentError
-from vecdb_cli.commands.options import COLLECTIONS, ROWS, Data, Json, Name, NewData, Url
+from vecdb_cli.commands.options import (
+    COLLECTIONS,
+    ROWS,
+    Data,
+    IndexField,
+    Json,
+    Name,
+    NewData,
+    NoIndexFields,
+    Url,
+    index_fields_of,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,13 +46,8 @@ def create(
     ef_construction: Annotated[
         int, typer.Option("--ef-construction", help="Candidates while a node is linked.")
     ] = 128,
-    index_field: Annotated[
-        list[str] | None,
-        typer.Option(help="A field of the metadata to index; repeat it. Default: all."),
-    ] = None,
-    no_index_fields: Annotated[
-        bool, typer.Option("--no-index-fields", help="Index no field of the metadata.")
-    ] = False,
+    index_field: IndexField = None,
+    no_index_fields: NoIndexFields = False,
     target_recall: Annotated[
         float, typer.Option("--target-recall", help="Recall of searches that ask for none.")
     ] = 0.95,
@@ -49,9 +55,7 @@ def create(
     """Create an empty collection."""
     from vecdb_cli.commands.target import open_target
 
-    if index_field and no_index_fields:
-        raise InvalidArgumentError("give --index-field or --no-index-fields, not both")
-    fields = [] if no_index_fields else index_field or None
+    fields = index_fields_of(index_field, no_index_fields)
     with open_target(url, data, create=True) as target:
         try:
             made = target.create_collection(

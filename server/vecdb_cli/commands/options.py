@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 from typer.core import TyperGroup
+
+from vecdb.errors import InvalidArgumentError
 
 __all__ = [
     "COLLECTIONS",
@@ -15,13 +18,20 @@ __all__ = [
     "ROWS",
     "SERVING",
     "TRYING",
+    "BadRows",
     "Data",
     "FilterText",
+    "IndexField",
     "Json",
     "Name",
     "NewData",
+    "NewEfConstruction",
+    "NewM",
+    "NewTargetRecall",
+    "NoIndexFields",
     "OrderedByHeading",
     "Url",
+    "index_fields_of",
 ]
 
 SERVING: Final = "Serving"
@@ -32,6 +42,13 @@ MAINTENANCE: Final = "Maintenance"
 TRYING: Final = "Trying and measuring"
 
 _HEADINGS: Final = (SERVING, COLLECTIONS, ROWS, FILES, MAINTENANCE, TRYING)
+
+
+class BadRows(str, enum.Enum):
+    """How a load treats a row that can't be stored."""
+
+    REFUSE = "refuse"
+    SKIP = "skip"
 
 
 class OrderedByHeading(TyperGroup):
@@ -65,7 +82,26 @@ NewData = Annotated[
         "--data", metavar="DIR", help="A folder instead of a server; created if it does not exist."
     ),
 ]
+NewM = Annotated[
+    int | None,
+    typer.Option("--M", help="Links per graph node of a new collection (default 16)."),
+]
+NewEfConstruction = Annotated[
+    int | None,
+    typer.Option("--ef-construction", help="Candidates while a node is linked (default 128)."),
+]
+NewTargetRecall = Annotated[
+    float | None,
+    typer.Option("--target-recall", help="Recall of searches that ask for none (default 0.95)."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+IndexField = Annotated[
+    list[str] | None,
+    typer.Option(help="A field of the metadata to index; repeat it. Default: all."),
+]
+NoIndexFields = Annotated[
+    bool, typer.Option("--no-index-fields", help="Index no field of the metadata.")
+]
 FilterText = Annotated[
     str | None,
     typer.Option(
@@ -74,3 +110,10 @@ FilterText = Annotated[
         help='Only rows that match, as in \'{"year": {"$gte": 2020}}\'; docs/filters.md.',
     ),
 ]
+
+
+def index_fields_of(fields: list[str] | None, none: bool) -> list[str] | None:
+    """Return what ``--index-field`` and ``--no-index-fields`` say; None for neither."""
+    if fields and none:
+        raise InvalidArgumentError("give --index-field or --no-index-fields, not both")
+    return [] if none else fields or None

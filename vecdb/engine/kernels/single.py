@@ -62,18 +62,33 @@ __all__ = [
     "CHANGED",
     "COSINE",
     "CURRENT",
+    "DELETED",
     "DOT",
+    "EF",
+    "EF_FAR",
+    "FAR",
     "FIRST",
     "FOUND",
+    "GAMMA",
+    "GIVEN",
     "LAST",
     "NUMBERS",
+    "PARTS",
+    "RESCORED",
+    "SCORES",
+    "SLACK",
+    "SLOPE",
     "SQUARED",
     "UNUSUAL",
+    "VISITED",
+    "WHOLE",
+    "K",
+    "begun",
+    "check_given",
+    "ended",
     "find_by_graph",
     "find_by_scan",
     "find_by_sketches",
-    "ready",
-    "unchanged",
 ]
 
 SQUARED: Final = 0
@@ -97,13 +112,13 @@ CHANGED: Final = 1
 UNUSUAL: Final = 2
 """The general path has to do it."""
 
-_VISITED, _DELETED, _IS_ASCII, _OUTSIDE, _HELD, _TEXT = range(6)
+VISITED, DELETED, _IS_ASCII, _OUTSIDE, _HELD, _TEXT = range(6)
 NUMBERS: Final = 6
 """Numbers before the rows."""
 
-_DIM, _ROWS, _K, _EXPECTED, _EF, _RESCORED, _EF_FAR, _SCORES, _DISTANCES = range(9)
-_FIRST_COMMIT_AT, _SECOND_COMMIT_AT, _NEXT_ROW, _WHOLE = range(9, 13)
-_GAMMA, _SHIFT, _SLOPE, _SLACK, _FAR, _LEAST, _MOST, _PARTS = range(8)
+_DIM, _ROWS, K, _EXPECTED, EF, RESCORED, EF_FAR, SCORES, _DISTANCES = range(9)
+_FIRST_COMMIT_AT, _SECOND_COMMIT_AT, _NEXT_ROW, WHOLE = range(9, 13)
+GAMMA, _SHIFT, SLOPE, SLACK, FAR, _LEAST, _MOST, PARTS = range(8)
 
 _SEEK_END: Final = 2
 
@@ -239,8 +254,8 @@ def ended(
     """Merge a unit's hits; counts: of hits, visited nodes, and deleted ones passed."""
     if counts[0] < whole[_EXPECTED]:
         return UNUSUAL
-    numbers[_VISITED] += counts[1]
-    numbers[_DELETED] += counts[2]
+    numbers[VISITED] += counts[1]
+    numbers[DELETED] += counts[2]
     if not merged(
         nodes, scores, counts[0], rows, id_offsets, id_bytes, whole[_NEXT_ROW], numbers, text,
         distances,
@@ -252,7 +267,7 @@ def ended(
 
 
 _OUT = (written(types.int64, 1), written(types.uint8, 1), written(types.float32, 1))
-_GIVEN = (
+GIVEN = (
     *(INT, INT, INT, INT, read(types.float32, 1), written(types.float32, 2)),
     *(written(types.uint64, 1), written(types.int32, 1), written(types.uint64, 1)),
     *_OUT,
@@ -268,11 +283,11 @@ def check_given(
 ):  # fmt: skip
     """Raise ValueError unless these arrays belong together; walks and scans check the others."""
     n, k = vectors.shape[0], distances.shape[0]
-    if whole.shape[0] != _WHOLE or parts.shape[0] != _PARTS or numbers.shape[0] != NUMBERS + 3 * k:
+    if whole.shape[0] != WHOLE or parts.shape[0] != PARTS or numbers.shape[0] != NUMBERS + 3 * k:
         raise ValueError("single: numbers that don't belong together")
     if raw.shape[0] != whole[_DIM] or query.shape != (1, vectors.shape[1]):
         raise ValueError("single: a query of another size")
-    if raw.shape[0] > query.shape[1] or whole[_ROWS] > n or whole[_K] > whole[_ROWS]:
+    if raw.shape[0] > query.shape[1] or whole[_ROWS] > n or whole[K] > whole[_ROWS]:
         raise ValueError("single: a query, rows or k past the end of the arrays")
     if rows.shape[0] != n or id_offsets.shape[0] not in (0, n + 1):
         raise ValueError("single: arrays that don't belong together")
@@ -282,7 +297,7 @@ def check_given(
         raise ValueError("single: more hits or text than there is room for")
 
 
-@kernel(types.int64(*_GIVEN, INTS, read(types.int32, 1), INTS, INT, INT))
+@kernel(types.int64(*GIVEN, INTS, read(types.int32, 1), INTS, INT, INT))
 def find_by_graph(
     turn, descriptor, size, commit, raw, query, visited, seen, pool, numbers, text, distances,
     whole, parts, vectors, dead, rows, id_offsets, id_bytes, links, upper_offsets, upper_links,
@@ -307,11 +322,11 @@ def find_by_graph(
     status = begun(turn, descriptor, size, commit, raw, whole, parts, query, numbers)
     if status != FOUND:
         return status
-    k, counts = whole[_K], np.empty(3, np.int64)
+    k, counts = whole[K], np.empty(3, np.int64)
     nodes, scores = np.empty((1, k), np.int64), np.empty((1, k), np.float32)
     walk_graph(
         vectors, links, upper_offsets, upper_links, entry, top_level, dead, query, 0, 1,
-        whole[_SCORES], k, whole[_EF], parts[_GAMMA], parts[_SHIFT], parts[_FAR], whole[_EF_FAR],
+        whole[SCORES], k, whole[EF], parts[GAMMA], parts[_SHIFT], parts[FAR], whole[EF_FAR],
         -1, np.float32(0), -1, visited, seen, pool, nodes, scores, counts[:1], counts[1:2],
         counts[2:],
     )  # fmt: skip
@@ -321,7 +336,7 @@ def find_by_graph(
 
 
 @kernel(types.int64(
-    *_GIVEN, INTS, read(types.uint8, 2), read(types.int32, 1), read(types.uint8, 2),
+    *GIVEN, INTS, read(types.uint8, 2), read(types.int32, 1), read(types.uint8, 2),
     read(types.float32, 1), read(types.uint8, 2), read(types.float32, 1),
 ))  # fmt: skip
 def find_by_sketches(
@@ -339,12 +354,12 @@ def find_by_sketches(
     status = begun(turn, descriptor, size, commit, raw, whole, parts, query, numbers)
     if status != FOUND:
         return status
-    k, counts = whole[_K], np.empty(3, np.int64)
+    k, counts = whole[K], np.empty(3, np.int64)
     nodes, scores = np.empty((1, k), np.int64), np.empty((1, k), np.float32)
     walk_sketches(
-        vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps, parts[_SLOPE], dead,
-        query, 0, 1, whole[_SCORES], k, whole[_EF], parts[_GAMMA], parts[_SLACK], parts[_FAR],
-        whole[_EF_FAR], whole[_RESCORED], -1, np.float32(0), -1, visited, seen, pool, nodes, scores,
+        vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps, parts[SLOPE], dead,
+        query, 0, 1, whole[SCORES], k, whole[EF], parts[GAMMA], parts[SLACK], parts[FAR],
+        whole[EF_FAR], whole[RESCORED], -1, np.float32(0), -1, visited, seen, pool, nodes, scores,
         counts[:1], counts[1:2], counts[2:],
     )  # fmt: skip
     return ended(
@@ -353,7 +368,7 @@ def find_by_sketches(
 
 
 @kernel(types.int64(
-    *_GIVEN, read(types.uint8, 2), read(types.float32, 3), read(types.float32, 1)
+    *GIVEN, read(types.uint8, 2), read(types.float32, 3), read(types.float32, 1)
 ))  # fmt: skip
 def find_by_scan(
     turn, descriptor, size, commit, raw, query, visited, seen, pool, numbers, text, distances,
@@ -370,17 +385,15 @@ def find_by_scan(
     status = begun(turn, descriptor, size, commit, raw, whole, parts, query, numbers)
     if status != FOUND:
         return status
-    count, k, counts = whole[_ROWS], whole[_K], np.zeros(3, np.int64)
+    count, k, counts = whole[_ROWS], whole[K], np.zeros(3, np.int64)
     nodes, scores = np.empty((1, k), np.int64), np.empty((1, k), np.float32)
     if codes.shape[0] > 0:
         scan_codes(
-            vectors, codes, factors, mean, dead, 0, count, query, 0, 1, whole[_SCORES], k, scores,
+            vectors, codes, factors, mean, dead, 0, count, query, 0, 1, whole[SCORES], k, scores,
             nodes, counts[:1], counts[1:2],
         )  # fmt: skip
     else:
-        scan_rows(
-            vectors, dead, 0, count, query, 0, 1, whole[_SCORES], k, scores, nodes, counts[:1]
-        )
+        scan_rows(vectors, dead, 0, count, query, 0, 1, whole[SCORES], k, scores, nodes, counts[:1])
     sort_heaps(scores, nodes, counts[:1], 0, 1)
     counts[1] = count
     return ended(

@@ -19,7 +19,8 @@ many of all.
 
 **Giving up.** If the rows around a query match less often than elsewhere, a walk would have to
 visit many. It gives up when it has met much fewer matches than it should have, after a part of what
-a scan costs; and at the cost of a scan in any case. Then the unit is scanned for that query.
+a scan costs; and in any case somewhat beyond the cost of a scan: of the walks that have got as far
+and have met their matches, most are nearly done. Then the unit is scanned for that query.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ _SHARE_MIN: Final = 0.5
 
 _SURE_OF_WALK: Final = 0.9
 """A walk is taken if it costs less than this part of a scan: it may have to give up."""
+
+_BEYOND_SCAN: Final = 1.5
+"""Cost of a scan, or of the walk as estimated, times this: where a walk gives up in any case."""
 
 _BLOCK_ROWS: Final = 16
 _PLANNED_BITS: Final = 5
@@ -155,7 +159,7 @@ def limits_of(shape: UnitShape, costs: Costs) -> tuple[int, float, int]:
     share = _SHARE_MIN * shape.matching / max(1, shape.rows)
     most = costs.scan / visit_ns(shape)
     most_visited = max(most, costs.walk / visit_ns(shape))
-    return int(_PROBE_PART * most), share / (1 - share), int(most_visited)
+    return int(_PROBE_PART * most), share / (1 - share), int(_BEYOND_SCAN * most_visited)
 
 
 def expected_blocks(rows: int, matching: int) -> int:
@@ -173,7 +177,7 @@ def rounded_down(matching: int) -> int:
 def visit_ns(shape: UnitShape) -> float:
     """Return the cost of a node that a walk visits."""
     if shape.lines:
-        return 40 + 8 * shape.lines
+        return 24 + 8 * shape.lines
     return 40 + 0.25 * shape.width
 
 

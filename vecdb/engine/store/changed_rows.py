@@ -3,6 +3,9 @@
 The log says so, batch by batch. Where it is purged or damaged, or long, the records do: a row whose
 metadata changed has a record of that seq or a later one, as long as it is live. Only their keys are
 read. What was found is kept, and brought up to date by the log.
+
+Reading the keys of many records takes long. While a thread does, others get what is known, and read
+the log.
 """
 
 from __future__ import annotations
@@ -40,7 +43,8 @@ class ChangedRows:
 
     def __init__(self, environment: Environment, rows: RowReader) -> None:
         self._environment, self._rows = environment, rows
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # Of what is known; held for no read.
+        self._log_lock, self._records_lock = threading.Lock(), threading.Lock()
         self._known: OrderedDict[tuple[int, int, int], tuple[int, Rows]] = OrderedDict()
         # Changes of the batches from one seq (excluded) to another, those without any left out.
         self._log_from = self._log_to = 0
@@ -67,20 +71,37 @@ class ChangedRows:
                 then.
         """
         key = (seq, first_row, end_row)
+        known_to, rows = self._newest(key)
+        if known_to >= to:
+            return rows
+        with self._log_lock:
+            new = self._by_log(known_to, to, first_row, end_row)
+        if new is not None:
+            return self._keep(key, to, rows, new)
+        if not by_records:
+            return None
+        with self._records_lock:
+            known_to, rows = self._newest(key)  # Another thread may have read them.
+            if known_to >= to:
+                return rows
+            return self._keep(key, to, rows, self._by_records(known_to, first_row, end_row))
+
+    def _newest(self, key: tuple[int, int, int]) -> tuple[int, Rows]:
+        """Return what is known of an interval, and up to which seq."""
         with self._lock:
-            known_to, rows = self._known.get(key, (seq, _NO_ROWS))
-            if known_to < to:
-                new = self._by_log(known_to, to, first_row, end_row)
-                if new is None and not by_records:
-                    return None
-                if new is None:
-                    new = self._by_records(known_to, first_row, end_row)
-                rows = np.union1d(rows, new) if len(new) else rows
-                self._known[key] = to, rows
-                while len(self._known) > _INTERVALS_MAX:
-                    self._known.popitem(last=False)
             if key in self._known:
                 self._known.move_to_end(key)
+            return self._known.get(key, (key[0], _NO_ROWS))
+
+    def _keep(self, key: tuple[int, int, int], to: int, rows: Rows, new: Rows) -> Rows:
+        """Return all rows of an interval up to a seq; keep them unless later ones are known."""
+        rows = np.union1d(rows, new) if len(new) else rows
+        with self._lock:
+            if self._known.get(key, (key[0],))[0] < to:
+                self._known[key] = to, rows
+                self._known.move_to_end(key)
+            while len(self._known) > _INTERVALS_MAX:
+                self._known.popitem(last=False)
         return rows
 
     def _by_log(self, after: int, to: int, first_row: int, end_row: int) -> Rows | None:

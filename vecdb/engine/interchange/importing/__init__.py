@@ -3,7 +3,7 @@
 import_file     one import, from the file to the report
 incoming        spools files that arrive in parts
 foreign_index   the common result of the file readers
-settings        metric, M and ef_construction, from file, sidecar and caller
+settings        settings of the collection, from file, sidecar and caller
 names           ids and metadata, from the sidecar
 take_over       publishes the file's graph as a segment
 """

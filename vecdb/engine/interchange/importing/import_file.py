@@ -191,7 +191,12 @@ class _Import:
 
     def _create(self, settings: Settings) -> OpenCollection:
         config = checks.check_config(
-            self._index.dim, settings.metric.value, settings.M, settings.ef_construction
+            self._index.dim,
+            settings.metric.value,
+            settings.M,
+            settings.ef_construction,
+            settings.index_fields,
+            settings.target_recall,
         )
         return self._runtime.create_collection(self._name, config)
 

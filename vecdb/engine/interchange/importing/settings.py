@@ -1,8 +1,9 @@
 """The settings of an import's collection, from file, sidecar, caller and existing collection.
 
 If two sources disagree, the import is refused with both values, since one of them would be ignored.
-A setting that no source has gets a default, which the report lists. An existing collection keeps
-its M and ef_construction, as these only affect how graphs are built.
+A setting that no source has gets a default; the report lists those of the graph. An existing
+collection keeps its M and ef_construction, as these only affect how graphs are built, and its
+index_fields and target_recall, which say how it is searched.
 """
 
 from __future__ import annotations
@@ -114,6 +115,16 @@ class Settings:
         # Other libraries allow values outside of our limits.
         return min(max(given, limit.minimum), limit.maximum)
 
+    @property
+    def index_fields(self) -> tuple[str, ...] | None:
+        """The collection's index_fields."""
+        return (self._existing or self._header).index_fields
+
+    @property
+    def target_recall(self) -> float | None:
+        """The collection's target_recall; None for the default."""
+        return (self._existing or self._header).target_recall
+
     def assumed(self, lengths: Lengths) -> tuple[str, ...]:
         """Return the settings that were assumed or changed, one sentence each, for people."""
         found = [] if self._side else ["ids are the file's numbers, without metadata: no sidecar"]
@@ -135,7 +146,16 @@ class Settings:
                 found.append(f"{limit.name} {now}: the file has no graph")
             elif self._existing is None and given != now:
                 found.append(f"{limit.name} {now}: the file's {given} is out of range")
+        for name in ("index_fields", "target_recall"):
+            given, kept = getattr(self._header, name), getattr(self, name)
+            if given not in (None, kept):
+                what = f"{_shown(kept)} of the collection, not the sidecar's {_shown(given)}"
+                found.append(f"{name} {what}")
         return tuple(found)
+
+
+def _shown(setting: tuple[str, ...] | float | None) -> str:
+    return str(list(setting) if isinstance(setting, tuple) else setting)
 
 
 def _agreed(reason: str, name: str, *sources: tuple[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 single             the short way of one query in a few units
 single_ways        what it prepares for each unit of a snapshot
+single_hits        hits from what the kernels wrote
 single_filtered    the short way of one query with a filter, in one graph
 """
 

@@ -12,7 +12,7 @@ too few live rows found, long scans, rows that are not held in memory, damage.
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,22 +24,20 @@ from vecdb.engine.search.disk_reads import DiskReads
 from vecdb.engine.search.plan import Wish, expect_pages, plan_search
 from vecdb.engine.search.recall.real_curves import RealCurves
 from vecdb.engine.search.recall.samples import SampleTap
+from vecdb.engine.search.single.single_hits import Results, hits_of, room_for
 from vecdb.engine.search.single.single_ways import Way, way_through
-from vecdb.engine.search.snapshots.lookup import read_few_records, records_at_once
+from vecdb.engine.search.snapshots.lookup import records_at_once
 from vecdb.engine.search.snapshots.snapshot import Snapshot
 from vecdb.engine.search.snapshots.snapshot_manager import SnapshotManager
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.place import OpenedFile
-from vecdb.errors import DataLossError
 from vecdb.types import Hits, SearchInfo
 
 __all__ = ["SingleSearch"]
 
 _K_MAX: Final = 100
-_METADATA_BYTES_MAX: Final = 128 * 1024
-"""Up to this k, and this size of the metadata of all hits, the memory of a call is below what is
-counted (``system/call_memory.py``)."""
+"""Up to this k the memory of a call is below what is counted (``system/call_memory.py``)."""
 
 _RECORDS_MAX: Final = 2_000
 """Records of the usual size that are read in one transaction."""
@@ -48,9 +46,6 @@ _WAYS_MAX: Final = 64
 """Ways that are kept with one snapshot."""
 
 _NO_DEADLINE: Final = Deadline()
-
-_Results: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.float32]]
-"""The arrays ``numbers``, ``text`` and ``distances`` of the kernels."""
 
 
 class SingleSearch:
@@ -71,7 +66,7 @@ class SingleSearch:
         self._store, self._snapshots, self._pool, self._codes = store, snapshots, pool, codes
         self._tap, self._real_curves, self._disk_reads = tap, real_curves, disk_reads
         self._environment, kernels = store.environment, load_kernels()
-        self._found, self._changed, self._head = kernels.FOUND, kernels.CHANGED, kernels.NUMBERS
+        self._found, self._changed = kernels.FOUND, kernels.CHANGED
         self._current = kernels.CURRENT
 
     def answer(
@@ -100,11 +95,7 @@ class SingleSearch:
             way = self._way(snapshot, file, k, ef, target)
             if way is None or (way.is_sampled and self._tap.armed):
                 return None  # The general path leaves the sample.
-            results = (
-                np.empty(self._head + 3 * way.count, np.int64),
-                np.empty(way.text_max, np.uint8),
-                np.empty(way.count, np.float32),
-            )
+            results = room_for(way.count, way.text_max)
             status = self._find(way, file, commit, query, results, deadline or _NO_DEADLINE)
             if status == self._found:
                 return self._hits(way, snapshot, results, with_metadata)
@@ -122,7 +113,7 @@ class SingleSearch:
         file: OpenedFile,
         commit: int,
         query: npt.NDArray[np.float32],
-        results: _Results,
+        results: Results,
         deadline: Deadline,
     ) -> int | None:
         """Search all units; return the status of the last kernel, None if the file was closed."""
@@ -146,47 +137,19 @@ class SingleSearch:
         return status if file.descriptor == descriptor else None
 
     def _hits(
-        self, way: Way, snapshot: Snapshot, results: _Results, with_metadata: bool
+        self, way: Way, snapshot: Snapshot, results: Results, with_metadata: bool
     ) -> Hits | None:
-        """Return the hits that were found; None if an id is not UTF-8, a record is damaged or was
-        purged, or records are large."""
-        numbers, text, distances = results
+        """Return what was found; None as ``hits_of``."""
+        numbers = results[0].tolist()
         if not way.verified:
             way.verified = snapshot.verified
-        visited, deleted, is_ascii, outside, _, end, *columns = numbers.tolist()
+        seq = snapshot.state.seq
         info = SearchInfo(
-            way.name, way.exact, way.ef, visited, snapshot.live_count, snapshot.state.seq,
-            way.verified, snapshot.unindexed_count, deleted, way.recall,
+            way.name, way.exact, way.ef, numbers[0], snapshot.live_count, seq, way.verified,
+            snapshot.unindexed_count, numbers[1], way.recall,
         )  # fmt: skip
-        count = way.count
-        starts, ends = columns[count : 2 * count], columns[2 * count :]
-        encoded = text[:end].tobytes()
-        if is_ascii:
-            whole = encoded.decode("ascii")
-            ids = [whole[start:end] for start, end in zip(starts, ends, strict=True)]
-        else:
-            try:
-                ids = [encoded[start:end].decode() for start, end in zip(starts, ends, strict=True)]
-            except UnicodeDecodeError:
-                return None
         with_metadata = with_metadata and way.with_metadata
-        if not (with_metadata or outside):
-            return Hits(ids, distances, None, None, info)
-        # The ids of rows in no segment are in their records.
-        at = range(count) if with_metadata else [i for i in range(count) if starts[i] < 0]
-        try:
-            records = read_few_records(self._store, [columns[i] for i in at], snapshot.state.seq)
-        except DataLossError:
-            return None
-        if outside:
-            for i, (name, _) in zip(at, records, strict=True):
-                ids[i] = name.decode()
-        if not with_metadata:
-            return Hits(ids, distances, None, None, info)
-        raw = [metadata for _, metadata in records]
-        if sum(map(len, raw)) > _METADATA_BYTES_MAX:
-            return None
-        return Hits(ids, distances, raw, None, info)
+        return hits_of(self._store, numbers, results, seq, with_metadata, info)
 
     def _way(
         self, snapshot: Snapshot, file: OpenedFile, k: int, ef: int | None, target: float | None

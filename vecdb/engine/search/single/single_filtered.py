@@ -13,7 +13,6 @@ general path: a newer commit, a scan of all rows, no match, damage.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -28,7 +27,8 @@ from vecdb.engine.search.filters.column_matches import has_stale_rows, usable_co
 from vecdb.engine.search.filters.matching import Matcher, Selection
 from vecdb.engine.search.plan import Planner, Shapes, UnitPlan, Wish, expect_pages
 from vecdb.engine.search.recall.real_curves import RealCurves
-from vecdb.engine.search.snapshots.lookup import read_records
+from vecdb.engine.search.single.single_hits import Results, hits_of, room_for
+from vecdb.engine.search.snapshots.lookup import records_at_once
 from vecdb.engine.search.snapshots.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.snapshots.snapshot_manager import SnapshotManager
 from vecdb.engine.search.snapshots.streaming import SnapshotTooOldError
@@ -47,7 +47,9 @@ from vecdb.types import Hits, Metric, SearchInfo
 __all__ = ["SingleFiltered"]
 
 _K_MAX: Final = 100
-_METADATA_BYTES_MAX: Final = 128 * 1024
+"""As in ``single``."""
+
+_RECORDS_MAX: Final = 2_000
 """As in ``single``."""
 
 _NODES_MAX: Final = 1_000_000
@@ -118,15 +120,20 @@ class _Way:
         self.count, self.ef, self.walks = count, plan.ef if plan.walks else 0, plan.walks
         self.lists = plan.scan == "sketches"
         whole = (
-            *(ground.dim, count, ef, rescored, scores, distances, *commits_at, ground.next_row),
-            *(plan.ef_far, plan.walks, max(0, probe), max(0, end_max)),
+            *(ground.dim, ground.unit.count, count, count, ef, rescored, plan.ef_far),
+            *(scores, distances, *commits_at, ground.next_row),
+            *(plan.walks, max(0, probe), max(0, end_max)),
         )
         gamma = kernels.NO_GAMMA if plan.gamma is None else plan.gamma
         parts = (gamma, 0.0, sketch.slope, sketch.slack, plan.far, _LEAST, _MOST, share)
         self.whole, self.parts = np.array(whole, np.int64), np.array(parts, np.float32)
         self.scanning = self.whole.copy()
-        self.scanning[10] = 0
+        self.scanning[-3] = 0
         self.space = (ground.unit.count, max(ef, count), ground.slots, True)
+
+    def room(self) -> Results:
+        """Return arrays for the hits."""
+        return room_for(self.count, self.count * limits.ID_BYTES.maximum)
 
 
 class _Indexed(NamedTuple):
@@ -153,15 +160,16 @@ class _Ground:
         content, graph = unit.content, unit.parts[GRAPH]
         assert content is not None
         self.unit, self.sketch, self.columns, self.metric = unit, sketch, columns, metric
+        self.shape = (1, unit.vectors.shape[1])
         self.dim, self.next_row, self.slots = dim, snapshot.counters.next_row, graph.links.shape[1]
         self.with_metadata, self.verified = snapshot.counters.metadata_count > 0, False
         self.arguments: tuple[Any, ...] = (
-            *(unit.vectors, graph.links, unit.delete_bitmap),
+            *(unit.vectors, unit.delete_bitmap),
             *(content.rows, content.id_offsets, content.id_bytes),
-            *(sketch.codes, sketch.hubs, sketch.hub_codes),
+            *(graph.links, sketch.codes, sketch.hubs, sketch.hub_codes),
             *(sketch.query_mean, sketch.basis, sketch.basis_steps),
         )
-        self.ways: dict[tuple[Asked, int, int], _Way | None] = {}
+        self.ways: dict[tuple[Asked, int, int | None, int], _Way | None] = {}
         self._indexed: dict[Path, _Indexed | None] = {}
 
     def gate_of(self, root: Node) -> _Gate | None:
@@ -281,14 +289,7 @@ class SingleFiltered:
         asked = (k, ef, target, self._real_curves.edition)
         gate, way = ground.gate_of(filter.root), None
         if gate is not None:
-            key = (asked, rounded_down(gate.matching), min(k, gate.matching))
-            way = ground.ways.get(key)
-            if way is None and key not in ground.ways:
-                blocks = expected_blocks(ground.unit.count, key[1])
-                way = self._new_way(ground, file.commits_at, asked, key[1], blocks, gate.matching)
-                if len(ground.ways) >= _WAYS_MAX:
-                    ground.ways.clear()
-                ground.ways[key] = way
+            way = self._way(ground, file.commits_at, asked, gate.matching, None)
             if way is not None and way.walks and not gate.span:
                 gate = None  # There is no code of each row to compare.
         if gate is None:
@@ -312,13 +313,7 @@ class SingleFiltered:
             return None
         if not selection.count or not len(selection.mask):
             return None
-        key = ("single", asked)
-        if key in selection.ways:
-            way = selection.ways[key]
-        else:
-            count, blocks = selection.count, selection.blocks
-            way = self._new_way(ground, commits_at, asked, count, blocks, count)
-            selection.ways[key] = way
+        way = self._way(ground, commits_at, asked, selection.count, selection.blocks)
         nodes = _NO_NODES
         if way is not None and not way.walks:
             nodes = selection.nodes
@@ -331,14 +326,11 @@ class SingleFiltered:
         self, ground: _Ground, snapshot: Snapshot, commit: int, way: _Way, gate: _Gate,
         query: npt.NDArray[np.float32], with_metadata: bool, deadline: Deadline | None,
     ) -> Hits | None:  # fmt: skip
-        kernels, count, file = load_kernels(), way.count, self._environment.watched_file()
+        kernels, file, results = load_kernels(), self._environment.watched_file(), way.room()
         if file is None:
             return None
-        descriptor, selection = file.descriptor, gate.selection
-        numbers = np.empty(2 * count + 4, np.int64)
-        text = np.empty(count * limits.ID_BYTES.maximum, np.uint8)
-        distances = np.empty(count, np.float32)
-        stop = gate.stop if way.lists else gate.start
+        descriptor, selection, numbers = file.descriptor, gate.selection, results[0]
+        prepared, stop = np.empty(ground.shape, np.float32), gate.stop if way.lists else gate.start
         span = np.array((gate.shift, gate.low, gate.span, gate.start, stop), np.int64)
         nodes, whole, visited, gated = gate.nodes, way.whole, 0, 0
         scratch = self._pool.acquire(deadline or _NO_DEADLINE)
@@ -347,9 +339,9 @@ class SingleFiltered:
                 scratch.reserve(*way.space)
             while True:
                 state = kernels.find_matching(
-                    descriptor, file.size_max, commit, query, scratch.visited, scratch.seen,
-                    scratch.pool, numbers, text, distances, whole, way.parts, *ground.arguments,
-                    gate.mask, gate.codes, nodes, span,
+                    kernels.FIRST + kernels.LAST, descriptor, file.size_max, commit, query,
+                    prepared, scratch.visited, scratch.seen, scratch.pool, *results, whole,
+                    way.parts, *ground.arguments, gate.mask, gate.codes, nodes, span,
                 )  # fmt: skip
                 if state != kernels.NO_LIST or selection is None or not way.lists:
                     break
@@ -361,40 +353,15 @@ class SingleFiltered:
             self._pool.release(scratch)
         if state != kernels.FOUND or file.descriptor != descriptor:
             return None
-        first, passed, is_ascii, *rest = numbers.tolist()
         if not ground.verified:
             ground.verified = snapshot.verified
+        listed, seq = numbers.tolist(), snapshot.state.seq
         info = SearchInfo(
-            "graph" if way.walks else "scan", not way.walks, way.ef, visited + first, gate.matching,
-            snapshot.state.seq, ground.verified, snapshot.unindexed_count, gated=gated + passed,
+            "graph" if way.walks else "scan", not way.walks, way.ef, visited + listed[0],
+            gate.matching, seq, ground.verified, snapshot.unindexed_count, gated=gated + listed[1],
         )  # fmt: skip
-        if with_metadata and ground.with_metadata:
-            return self._with_records(rest[:count], snapshot.state.seq, distances, info)
-        edges = rest[count:]
-        encoded = text[: edges[-1]].tobytes()
-        try:
-            whole_text = encoded.decode("ascii") if is_ascii else ""
-            ids = [
-                whole_text[start:end] if is_ascii else encoded[start:end].decode()
-                for start, end in pairwise(edges)
-            ]
-        except UnicodeDecodeError:
-            return None
-        return Hits(ids, distances, None, None, info)
-
-    def _with_records(
-        self, rows: list[int], seq: int, distances: npt.NDArray[np.float32], info: SearchInfo
-    ) -> Hits | None:
-        """Return the hits with ids and metadata from the store; None if a record is damaged or was
-        purged, or if records are large."""
-        try:
-            records = read_records(self._store, rows, seq)
-        except DataLossError:
-            return None
-        raw = [record.metadata for record in records]
-        if sum(map(len, raw)) > _METADATA_BYTES_MAX:
-            return None
-        return Hits([record.id for record in records], distances, raw, None, info)
+        with_metadata = with_metadata and ground.with_metadata
+        return hits_of(self._store, listed, results, seq, with_metadata, info)
 
     def _ground(self, snapshot: Snapshot) -> _Ground | None:
         """Return what searches of a snapshot share; None if it has another form."""
@@ -418,6 +385,25 @@ class SingleFiltered:
             columns = None
         return _Ground(snapshot, unit, sketch, columns, config.dim, config.metric)
 
+    def _way(
+        self, ground: _Ground, commits_at: tuple[int, int], asked: Asked, count: int,
+        blocks: int | None,
+    ) -> _Way | None:  # fmt: skip
+        """Return how to search if so many rows match, prepared once for about as many. blocks: of
+        16 rows, in which they are; None: as many as to be expected."""
+        matching = rounded_down(count)
+        blocks = blocks if blocks is None else rounded_down(blocks)
+        key = (asked, matching, blocks, min(asked[0], count))
+        way = ground.ways.get(key)
+        if way is None and key not in ground.ways:
+            if blocks is None:
+                blocks = expected_blocks(ground.unit.count, matching)
+            way = self._new_way(ground, commits_at, asked, matching, blocks, count)
+            if len(ground.ways) >= _WAYS_MAX:
+                ground.ways.clear()
+            ground.ways[key] = way
+        return way
+
     def _new_way(
         self, ground: _Ground, commits_at: tuple[int, int], asked: Asked, matching: int,
         blocks: int, count: int,
@@ -425,7 +411,7 @@ class SingleFiltered:
         """Return how to search if so many rows match, which are in so many blocks. count: exact."""
         k, ef, target, _ = asked
         number = checks.check_k(k, 1)
-        if number > _K_MAX:
+        if number > min(_K_MAX, records_at_once(self._store, _RECORDS_MAX)):
             return None
         effort = None if ef is None else checks.check_ef(ef, number)
         wanted = checks.check_target_recall(target, self._store.config.target_recall)
