@@ -35,7 +35,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from vecdb import checks
 from vecdb._version import __version__
@@ -270,9 +270,7 @@ def _check_engine(what: str) -> None:
         raise MissingExtraError(what, "server")
 
 
-_CONNECT_OPTIONS: Final = (
-    *("timeout_s", "token", "tls", "tls_ca", "tls_cert", "tls_key", "insecure"),
-)
+_CONNECT_OPTIONS = (*("timeout_s", "token", "tls", "tls_ca", "tls_cert", "tls_key", "insecure"),)
 
 
 def connect(address: str = "127.0.0.1:7801", **options: Any) -> Client:

@@ -27,9 +27,8 @@ from typing import Annotated
 import typer
 
 import vecdb
-from vecdb.errors import InvalidArgumentError, VecdbError
+from vecdb.errors import VecdbError
 from vecdb.one_line import one_line
-from vecdb.reasons import Reason
 from vecdb_cli.commands import (
     bench,
     changing,
@@ -166,18 +165,9 @@ def _common(
 ) -> None:
     from vecdb_cli.commands import target
 
-    if context.invoked_subcommand in ("serve", "tokens"):
-        for name in ("token_file", "tls", "tls_ca", "tls_cert", "tls_key", "insecure"):
-            if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
-                option = f"--{name.replace('_', '-')}"
-                raise InvalidArgumentError(
-                    f"{option} before the command is for commands that call a server; "
-                    f"{context.invoked_subcommand} has options of its own, after its name",
-                    Reason.BAD_OPTION,
-                )
-    target.connect_options.clear()
-    target.connect_options.update(
-        token=target.token_of(token_file),
+    target.set_connect_options(
+        context,
+        token_file,
         tls=tls,
         tls_ca=tls_ca,
         tls_cert=tls_cert,

@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import typer
+
 import vecdb
 from vecdb.errors import InvalidArgumentError, NotFoundError
 from vecdb.reasons import Reason
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     Target: TypeAlias = Database | Client
 
-__all__ = ["DEFAULT_URL", "connect_options", "open_target", "place_of", "token_of"]
+__all__ = ["DEFAULT_URL", "connect_options", "open_target", "place_of", "set_connect_options"]
 
 DEFAULT_URL = "127.0.0.1:7801"
 
@@ -56,7 +58,26 @@ def place_of(url: str | None, data: Path | None) -> str:
     return "" if url in (None, DEFAULT_URL) else f" --url {url}"
 
 
-def token_of(file: Path | None) -> str | None:
+def set_connect_options(context: typer.Context, token_file: Path | None, **options: object) -> None:
+    """Keep the options before a command for ``open_target``.
+
+    Raises:
+        InvalidArgumentError: BAD_OPTION: the command calls no server, but is one.
+    """
+    if context.invoked_subcommand in ("serve", "tokens"):
+        for name in ("token_file", *options):
+            if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
+                option = f"--{name.replace('_', '-')}"
+                raise InvalidArgumentError(
+                    f"{option} before the command is for commands that call a server; "
+                    f"{context.invoked_subcommand} has options of its own, after its name",
+                    Reason.BAD_OPTION,
+                )
+    connect_options.clear()
+    connect_options.update(token=_token_of(token_file), **options)
+
+
+def _token_of(file: Path | None) -> str | None:
     """Return the access token of a file, or of the environment; None without either. It is no
     option itself, since other users of the machine see a process's arguments."""
     if file is None:
