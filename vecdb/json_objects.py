@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from vecdb import limits
 
-__all__ = ["NotJsonError", "check_comes_back", "decode", "decode_metadata", "encode"]
+__all__ = ["NotJsonError", "check_comes_back", "decode", "decode_metadata", "encode", "is_flat"]
 
 _PLAIN: Final = {str, int, float, bool, type(None)}
 _KEYS: Final = {str}
@@ -73,6 +73,16 @@ def check_comes_back(entry: dict[object, object]) -> None:
     loss = next(_losses(entry, "", ()), None)
     if loss is not None:
         raise NotJsonError(loss)
+
+
+def is_flat(entry: dict[object, object]) -> bool:
+    """Return whether an object holds nothing but values of exact JSON types, in one level; the text
+    of ``encode`` then comes back."""
+    return (
+        type(entry) is dict
+        and _KEYS.issuperset(map(type, entry))
+        and _PLAIN.issuperset(map(type, entry.values()))
+    )
 
 
 def _is_plain(value: object) -> bool:
