@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,7 @@ import numpy as np
 
 import vecdb
 from tests.model import Model, flush_now, index_now
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.testing import opened_of
 
@@ -74,3 +79,61 @@ def flipped(whole: bytes, at: int) -> bytes:
 
 def flip(path: Path, at: int) -> None:
     path.write_bytes(flipped(path.read_bytes(), at))
+
+
+class PausedBackup:
+    """The process of a backup, stopped just before it calls a function.
+
+    Args:
+        function: like "Environment.copy", in the namespace of its module.
+        call: number of the call, from 1.
+    """
+
+    def __init__(
+        self, root: Path, target: Path, function: str, call: int = 1, *options: str
+    ) -> None:
+        self._go = target.with_name(f"{target.name}.go")
+        holder, _, name = f"backup.{function}".rpartition(".")
+        code = f"""
+import itertools, os, time
+from vecdb.engine.maintenance.backup import backup
+real, calls = {holder}.{name}, itertools.count(1)
+def paused(*arguments, **named):
+    if next(calls) == {call}:
+        print("paused", flush=True)
+        while not os.path.exists({str(self._go)!r}):
+            time.sleep(0.005)
+    return real(*arguments, **named)
+{holder}.{name} = paused
+backup.main()
+"""
+        self._child = subprocess.Popen(
+            [sys.executable, "-c", code, *options, str(root), str(target)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+        assert self._child.stdout is not None
+        assert self._child.stdout.readline() == "paused\n"
+
+    def finish(self) -> dict[str, Any]:
+        """Continue the process and return its answer."""
+        self._go.touch()
+        assert self._child.stdout is not None
+        answer: dict[str, Any] = json.loads(self._child.stdout.readline())
+        self.end()
+        return answer
+
+    def kill(self) -> None:
+        self._child.send_signal(signal.SIGKILL)
+        self.end()
+
+    def end(self) -> int:
+        """Close its stdin, as when its parent was killed, and return its exit status."""
+        assert self._child.stdout is not None and self._child.stdin is not None
+        self._child.stdin.close()
+        status = self._child.wait(HANG_S)
+        self._child.stdout.close()
+        self._go.unlink(missing_ok=True)
+        return status
