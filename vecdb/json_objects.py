@@ -22,12 +22,12 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from vecdb import limits
 
-__all__ = ["NotJsonError", "check_comes_back", "decode", "decode_metadata", "encode"]
+__all__ = ["NotJsonError", "check_comes_back", "decode", "decode_metadata", "encode", "is_flat"]
 
 _PLAIN: Final = {str, int, float, bool, type(None)}
 _KEYS: Final = {str}
@@ -53,10 +53,13 @@ def encode(entry: dict[object, object]) -> bytes:
         RecursionError: the object is nested too deep to be encoded.
     """
     try:
-        return _ENCODER.encode(entry).encode()
-    except (TypeError, ValueError) as error:
+        return _encode(entry).encode()
+    except (RecursionError, TypeError, ValueError) as error:
         # The message of json does not contain the path.
-        raise NotJsonError(next(_losses(entry, "", ()), str(error))) from None
+        loss = next(_losses(entry, "", ()), None)
+        if loss is None and isinstance(error, RecursionError):
+            raise
+        raise NotJsonError(loss or str(error)) from None
 
 
 def check_comes_back(entry: dict[object, object]) -> None:
@@ -70,6 +73,16 @@ def check_comes_back(entry: dict[object, object]) -> None:
     loss = next(_losses(entry, "", ()), None)
     if loss is not None:
         raise NotJsonError(loss)
+
+
+def is_flat(entry: dict[object, object]) -> bool:
+    """Return whether an object holds nothing but values of exact JSON types, in one level; the text
+    of ``encode`` then comes back."""
+    return (
+        type(entry) is dict
+        and _KEYS.issuperset(map(type, entry))
+        and _PLAIN.issuperset(map(type, entry.values()))
+    )
 
 
 def _is_plain(value: object) -> bool:
@@ -251,8 +264,24 @@ def _refuse(name: str) -> None:
     raise _LossError
 
 
+def _make_encoder() -> Callable[[object], str]:
+    """Return the encoder. ``JSONEncoder.encode`` creates one in C for each object, which takes as
+    long as encoding a few fields; without it (not CPython), it is used as it is.
+
+    The one in C is not asked to look for objects that contain themselves: for these it raises
+    RecursionError.
+    """
+    whole = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return whole.encode
+    text_of, of_default = json.encoder.encode_basestring, whole.default
+    pieces_of = make(None, of_default, text_of, None, ":", ",", False, False, False)
+    return lambda entry: "".join(pieces_of(entry, 0))
+
+
 # Created once: json.dumps and json.loads create an object at each call with options.
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_encode = _make_encoder()
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_float=_finite, parse_int=_integer, parse_constant=_refuse
 )

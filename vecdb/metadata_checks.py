@@ -71,8 +71,9 @@ def _encoded(
     try:
         raw = json_objects.encode(entry)
         _check_metadata_size(raw, row, names, bytes_max)
-        _check_brackets(raw, entry, row, names)
-        json_objects.check_comes_back(entry)
+        if not json_objects.is_flat(entry):
+            _check_brackets(raw, entry, row, names)
+            json_objects.check_comes_back(entry)
     except RecursionError:
         _check_depth(entry, row, names)
         raise

@@ -92,7 +92,14 @@ def test_replacing_links_keeps_reached_nodes_reachable() -> None:
     assert reachable_nodes(graph).all()
 
 
-@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "cosine",
+        pytest.param("euclidean", marks=pytest.mark.slow),
+        pytest.param("dot", marks=pytest.mark.slow),
+    ],
+)
 def test_published_graphs_with_deletions_are_fully_reachable(metric: str, tmp_path: Path) -> None:
     """As counted by ``check`` after building, deleting, extending and optimising with M = 2."""
     random = np.random.default_rng(3)

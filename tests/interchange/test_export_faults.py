@@ -121,7 +121,7 @@ def test_full_disk_during_the_merge_fails_the_export(
     check_goes_on(docs, tmp_path / "x.faiss")
 
 
-@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("flat", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_full_disk_during_the_export_leaves_no_file(database: Any, disk: Path, flat: bool) -> None:
     docs = filled(database)
     use_up(disk)
@@ -211,7 +211,14 @@ def test_target_that_is_too_long_or_taken_is_refused(database: Any, tmp_path: Pa
         docs.export_faiss(tmp_path / "x.faiss", flat=True)
 
 
-@pytest.mark.parametrize("slow", ["comparing", "repair", "syncing"])
+@pytest.mark.parametrize(
+    "slow",
+    [
+        "repair",
+        pytest.param("comparing", marks=pytest.mark.slow),
+        pytest.param("syncing", marks=pytest.mark.slow),
+    ],
+)
 def test_export_longer_than_a_lease_renews_it(
     slow: str, pass_time: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,7 +92,10 @@ def test_embedded_and_remote_exports_are_identical(surface: Any, tmp_path: Path)
     assert drafts(tmp_path) == []
 
 
-@pytest.mark.parametrize(("metric", "n"), [("cosine", 0), ("cosine", 400), ("dot", 400)])
+@pytest.mark.parametrize(
+    ("metric", "n"),
+    [("cosine", 0), ("dot", 400), pytest.param("cosine", 400, marks=pytest.mark.slow)],
+)
 def test_hnswlib_reads_the_export(database: Any, metric: str, n: int, tmp_path: Path) -> None:
     docs = database.create_collection("docs", DIM, metric, M=4)
     if n:
@@ -169,7 +172,14 @@ def test_existing_file_is_kept_without_overwrite(database: Any, tmp_path: Path) 
         docs.export_faiss(tmp_path / "none" / "x.faiss")
 
 
-HEADER = {"metric": "cosine", "normalized": True, "dim": DIM, "M": 16, "ef_construction": 128}
+HEADER = {
+    "metric": "cosine",
+    "normalized": True,
+    "dim": DIM,
+    "M": 16,
+    "ef_construction": 128,
+    "target_recall": 0.95,
+}
 
 
 def test_sidecar_without_pyarrow_is_json_lines(
@@ -209,7 +219,7 @@ def test_damaged_transfer_leaves_no_file(
     assert left_in(tmp_path) == set()
 
 
-@pytest.mark.parametrize("array", ["vectors", "links"])
+@pytest.mark.parametrize("array", ["links", pytest.param("vectors", marks=pytest.mark.slow)])
 def test_damaged_segment_is_not_exported(array: str, tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data") as database:
         docs = database.create_collection("docs", DIM, "euclidean")

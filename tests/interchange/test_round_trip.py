@@ -167,7 +167,14 @@ def test_flat_export_is_imported_unchanged(database: Any, metric: str, tmp_path:
     check_again(sent, back.export_faiss(tmp_path / "again", flat=True), metric)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "euclidean",
+        pytest.param("cosine", marks=pytest.mark.slow),
+        pytest.param("dot", marks=pytest.mark.slow),
+    ],
+)
 def test_export_after_deletes_and_updates_is_imported_unchanged(
     sources: Any, database: Any, metric: str, tmp_path: Path
 ) -> None:

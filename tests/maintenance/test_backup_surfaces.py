@@ -79,7 +79,16 @@ def backed_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
         yield folder, client
 
 
-@pytest.mark.parametrize("name", ["monday", "./x", "weekly/monday", "in/tuesday", "abs", "~", "…"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("monday", "in/tuesday", "abs"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("./x", "weekly/monday", "~", "…")
+        ),
+    ],
+)
 def test_remote_backup_is_written_into_the_backup_folder(
     backed_up: tuple[Path, Any], name: str
 ) -> None:
@@ -181,7 +190,7 @@ def test_closing_the_database_ends_its_backup(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [tmp_path / "data"]
 
 
-@pytest.mark.parametrize("option", ["--data", "--url"])
+@pytest.mark.parametrize("option", ["--url", pytest.param("--data", marks=pytest.mark.slow)])
 def test_command_line_backs_up_and_restores(
     option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

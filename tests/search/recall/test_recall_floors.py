@@ -25,6 +25,11 @@ REBUILT_MAX = 0.01
 DIM = 50
 QUERIES = 200
 METRICS = pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+SAMPLED_METRICS = pytest.mark.parametrize(
+    "metric",
+    ["euclidean", *(pytest.param(metric, marks=pytest.mark.slow) for metric in ("cosine", "dot"))],
+)
+"""Of the fast tier, one is enough where the metric decides little."""
 
 
 def cap_of(rows: int) -> int:
@@ -285,7 +290,7 @@ def test_cosine_recall_with_a_large_constant_component_has_a_floor(tmp_path: Pat
             assert share_found(words, scores, queries, k) >= 0.9
 
 
-@METRICS
+@SAMPLED_METRICS
 @pytest.mark.parametrize("shape", ["groups of 80", "one-hot"])
 def test_duplicates_do_not_hide_other_rows(shape: str, metric: str, tmp_path: Path) -> None:
     """Queries differ from the duplicated vectors; one-hot ones are all equally far apart."""
@@ -324,7 +329,7 @@ SHAPES: dict[str, Any] = {
 }
 
 
-@METRICS
+@SAMPLED_METRICS
 @pytest.mark.parametrize("shape", SHAPES)
 def test_recall_with_awkward_shapes_has_a_floor(shape: str, metric: str, tmp_path: Path) -> None:
     random = np.random.default_rng(8)

@@ -71,8 +71,10 @@ def scans_a_graph(docs: Any, query: np.ndarray, k: int, **wish: Any) -> bool:
 @pytest.mark.parametrize(
     ("metric", "dim", "codes"),
     [
-        *(("cosine", DIM, "auto"), ("euclidean", DIM, "auto"), ("dot", DIM, "auto")),
-        *(("cosine", 7, "auto"), ("euclidean", DIM, "none"), ("dot", 7, "none")),
+        *(("cosine", DIM, "auto"), ("euclidean", DIM, "none"), ("dot", 7, "none")),
+        pytest.param("euclidean", DIM, "auto", marks=pytest.mark.slow),
+        pytest.param("dot", DIM, "auto", marks=pytest.mark.slow),
+        pytest.param("cosine", 7, "auto", marks=pytest.mark.slow),
     ],
 )
 def test_answers_equal_those_of_the_general_path(
